@@ -1,0 +1,1 @@
+"""What runs at an organisation: its data, its training, its recommender. Never imports server."""

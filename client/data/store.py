@@ -1,0 +1,162 @@
+"""The organisation's own store: one DuckDB file that holds its catalogue and its histories."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+
+from shared.catalogue import Catalogue
+from shared.errors import DataError
+from shared.files import atomic_path
+from shared.histories import PrivateHistories
+
+FORMAT = "tacit-store-1"
+_TABLES = """
+CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
+CREATE TABLE users (place BIGINT, user_id VARCHAR, length BIGINT);
+CREATE TABLE interactions (place BIGINT, item BIGINT, time DOUBLE, rating FLOAT);
+"""
+
+
+def write_store(path: Path, name: str, catalogue: Catalogue, histories: PrivateHistories) -> None:
+    """Write an organisation's data to ``path``, whole or not at all; replaces what is there.
+
+    The tables are ``items``, ``users``, ``interactions`` and ``meta``; column ``place`` keeps the
+    order. Only the owner of the file may read it: histories are private.
+
+    Args:
+        path: the DuckDB file; its folder is made where it is missing.
+        name: of the organisation.
+        catalogue: its items.
+        histories: its users' histories, of items in ``catalogue``.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            temporary.unlink(missing_ok=True)
+            with duckdb.connect(str(temporary)) as connection:
+                temporary.chmod(0o600)
+                connection.execute(_TABLES)
+                _write_meta(connection, name, catalogue, histories)
+                _write_items(connection, catalogue)
+                _write_histories(connection, histories)
+    except (OSError, duckdb.Error) as error:
+        raise DataError(
+            f"{path}: the store cannot be written ({str(error).splitlines()[0]}); check that the "
+            "folder exists, may be written and has space"
+        ) from error
+
+
+def read_store(path: Path) -> tuple[Catalogue, PrivateHistories]:
+    """The catalogue and histories that ``write_store`` has written, in the same order.
+
+    Raises:
+        DataError: if the file is missing, is no store of this format, or is open for writing in
+            another process.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such store; make it by importing the organisation's data")
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+            if meta.get("format") != FORMAT:
+                raise DataError(
+                    f"{path}: found a store of format {meta.get('format')!r}, expected {FORMAT}; "
+                    "import the organisation's data again"
+                )
+            return _read_items(connection, meta), _read_histories(connection, meta)
+    except duckdb.Error as error:
+        raise DataError(
+            f"{path}: not readable as a store of tacit ({str(error).splitlines()[0]}); import the "
+            "organisation's data again"
+        ) from error
+
+
+def _write_meta(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    catalogue: Catalogue,
+    histories: PrivateHistories,
+) -> None:
+    meta = {
+        "format": FORMAT,
+        "name": name,
+        "attributes": json.dumps(list(catalogue.attributes)),
+        "keys": json.dumps(catalogue.keys is not None),
+        "ratings": json.dumps(histories.ratings is not None),
+    }
+    for entry in meta.items():
+        connection.execute("INSERT INTO meta VALUES (?, ?)", entry)
+
+
+def _write_items(connection: duckdb.DuckDBPyConnection, catalogue: Catalogue) -> None:
+    empty = ("",) * len(catalogue)
+    texts = {
+        "item_id": catalogue.item_ids,
+        "title": catalogue.titles,
+        "key": empty if catalogue.keys is None else catalogue.keys,
+        **{f"attribute_{i}": values for i, values in enumerate(catalogue.attributes.values())},
+    }
+    # Attributes have names from outside, which may differ by case alone: meta holds them.
+    columns = ", ".join(f"{name} VARCHAR" for name in texts)
+    connection.execute(f"CREATE TABLE items (place BIGINT, {columns})")
+    arrays = {name: np.array(values, dtype=object) for name, values in texts.items()}
+    _insert(connection, "items", {"place": np.arange(len(catalogue)), **arrays})
+
+
+def _write_histories(connection: duckdb.DuckDBPyConnection, histories: PrivateHistories) -> None:
+    users: dict[str, npt.NDArray[Any]] = {
+        "place": np.arange(len(histories)),
+        "user_id": np.array(histories.user_ids, dtype=object),
+        "length": histories.lengths,
+    }
+    ratings = histories.ratings
+    interactions: dict[str, npt.NDArray[Any]] = {
+        "place": np.arange(len(histories.items)),
+        "item": histories.items,
+        "time": histories.times,
+        "rating": np.zeros(len(histories.items), np.float32) if ratings is None else ratings,
+    }
+    _insert(connection, "users", users)
+    _insert(connection, "interactions", interactions)
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection, table: str, arrays: dict[str, npt.NDArray[Any]]
+) -> None:
+    if not len(arrays["place"]):
+        return
+    connection.register("incoming", arrays)
+    connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
+    connection.unregister("incoming")
+
+
+def _read_items(connection: duckdb.DuckDBPyConnection, meta: dict[str, str]) -> Catalogue:
+    rows = connection.execute("SELECT * FROM items ORDER BY place").fetchnumpy()
+    values = {column: tuple(array.tolist()) for column, array in rows.items()}
+    names = json.loads(meta["attributes"])
+    return Catalogue(
+        item_ids=values["item_id"],
+        titles=values["title"],
+        attributes={name: values[f"attribute_{i}"] for i, name in enumerate(names)},
+        keys=values["key"] if json.loads(meta["keys"]) else None,
+    )
+
+
+def _read_histories(
+    connection: duckdb.DuckDBPyConnection, meta: dict[str, str]
+) -> PrivateHistories:
+    users = connection.execute("SELECT * FROM users ORDER BY place").fetchnumpy()
+    rows = connection.execute("SELECT * FROM interactions ORDER BY place").fetchnumpy()
+    return PrivateHistories(
+        user_ids=tuple(users["user_id"].tolist()),
+        offsets=np.concatenate([[0], np.cumsum(users["length"])]).astype(np.int64),
+        items=rows["item"].astype(np.int64),
+        times=rows["time"].astype(np.float64),
+        ratings=rows["rating"].astype(np.float32) if json.loads(meta["ratings"]) else None,
+    )

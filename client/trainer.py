@@ -1,0 +1,206 @@
+"""Private steps at a client: users sampled, gradients clipped per user, summed, noised, applied.
+
+DP-SGD (Abadi et al. 2016) with a user as the row. Opacus gives per-row gradients and the optimiser's
+frame; clipping, noise and divisor come from the plan's mechanism.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch import Tensor
+
+from shared.adapters import Arrays, adapter_arrays, trainable
+from shared.config import TrainingSection
+from shared.devices import Runtime
+from shared.histories import PrivateHistories
+from shared.plan import Mechanism
+from shared.randomness import PrivateRandom
+from shared.user_model import Rows, UserModel, pad_windows, row_losses
+
+# Keeps float32 rounding of a scaled gradient from passing the clipping norm.
+BELOW_NORM = 1.0 - 1e-5
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A user model ready for private steps. Public: shared by all organisations of a simulation.
+
+    Attributes:
+        model: the user model.
+        wrapped: the same model under Opacus's hooks.
+        runtime: device and precision.
+    """
+
+    model: UserModel
+    wrapped: GradSampleModule
+    runtime: Runtime
+
+    @classmethod
+    def of(cls, model: UserModel, runtime: Runtime) -> "Trainable":
+        """Wrap a model; per-row gradients are of the sum of the rows' losses."""
+        # The hooks of layers below the first adapter fire without gradients of inputs; torch warns.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients")
+        wrapped = GradSampleModule(model, loss_reduction="sum", strict=False)
+        return cls(model.train(), wrapped, runtime)
+
+
+class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Opacus's optimiser with automatic clipping, float64 noise from the plan, and a public divisor.
+
+    Automatic clipping scales every row's gradient to the clipping norm (Bu et al. 2023,
+    arXiv 2206.07136); flat clipping only shortens longer ones. A row whose gradient is not finite
+    counts as a zero row.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        mechanism: Mechanism,
+        clipping: str,
+        declared_users: int,
+        random: PrivateRandom,
+    ) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=mechanism.noise_multiplier,
+            max_grad_norm=mechanism.sensitivity,
+            expected_batch_size=None,
+            loss_reduction="sum",
+        )
+        self.mechanism = mechanism
+        self.clipping = clipping
+        self.divisor = mechanism.sampling_rate * declared_users
+        self.random = random
+        self.broken_rows = 0
+
+    def clip_and_accumulate(self) -> None:
+        """Add this micro-batch's clipped gradients to the sum; no noise, no division."""
+        samples = [p.grad_sample.reshape(len(p.grad_sample), -1) for p in self.params]
+        norms = torch.stack([g.norm(dim=1) for g in samples], dim=1).norm(dim=1)
+        factor = self.mechanism.sensitivity * BELOW_NORM / norms
+        if self.clipping == "flat":
+            factor = factor.clamp(max=1.0)
+        finite = torch.isfinite(norms)
+        # A zero gradient stays zero; so does one that is not finite, whose values must not be
+        # multiplied (NaN times 0 is NaN).
+        factor = torch.where(finite & (norms > 0.0), factor, torch.zeros_like(factor))
+        self.broken_rows += int((~finite).sum())
+        for parameter, rows in zip(self.params, samples, strict=True):
+            usable = rows if bool(finite.all()) else torch.nan_to_num(rows, 0.0, 0.0, 0.0)
+            clipped = (factor @ usable).reshape(parameter.shape)
+            total = parameter.summed_grad
+            parameter.summed_grad = clipped if total is None else total + clipped
+            parameter.grad_sample = None
+
+    def finish_step(self) -> None:
+        """Noise the sum once, divide by the public expected batch size, and apply the gradient.
+
+        Runs for an empty sample too: then pure noise is applied.
+        """
+        for parameter in self.params:
+            if parameter.summed_grad is None:
+                parameter.summed_grad = torch.zeros_like(parameter)
+            noise = self.mechanism.noise(tuple(parameter.shape), self.random)
+            noised = parameter.summed_grad.double() + torch.from_numpy(noise).to(parameter.device)
+            parameter.grad = (noised / self.divisor).to(parameter.dtype)
+            parameter.summed_grad = None
+        self.original_optimizer.step()
+        self.original_optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass(frozen=True)
+class Update:
+    """Result of a client's private steps.
+
+    Attributes:
+        arrays: trained parameters after minus before, noised.
+        broken_rows: rows whose gradient was not finite. Private: stays at the organisation.
+    """
+
+    arrays: Arrays
+    broken_rows: int
+
+
+def private_steps(
+    trainable_model: Trainable,
+    histories: PrivateHistories,
+    items: Tensor,
+    prior: Tensor,
+    mechanism: Mechanism,
+    steps: int,
+    declared_users: int,
+    window: int,
+    clipping: str,
+    options: TrainingSection,
+    random: PrivateRandom,
+) -> Update:
+    """Run ``steps`` private steps from the model's present adapter and return the difference.
+
+    Args:
+        trainable_model: the model; its trained parameters are changed in place.
+        histories: what may be learnt from; one row per user. Private.
+        items: ``[items, dim]`` unit item vectors on the model's device.
+        prior: ``[items] float32`` log popularity, already released.
+        mechanism: sampling, clipping norm and noise of one step.
+        steps: number of steps.
+        declared_users: public size that, times the sampling rate, divides the sum.
+        window: newest items of a history that form the row.
+        clipping: ``automatic`` or ``flat``.
+        options: step size and micro-batch rows.
+        random: noise and sampling.
+    """
+    model = trainable_model.model
+    before = adapter_arrays(model)
+    sgd = torch.optim.SGD(list(trainable(model).values()), lr=options.step_size)
+    optimizer = PrivateOptimizer(sgd, mechanism, clipping, declared_users, random)
+    for _ in range(steps):
+        sampled = mechanism.sample(len(histories), random)
+        for users in micro_batches(histories, sampled, window, options.micro_batch_rows):
+            rows = user_rows(histories, users, window, trainable_model.runtime.device)
+            with trainable_model.runtime.autocast():
+                losses = row_losses(
+                    trainable_model.wrapped, rows, items, prior, model.temperature
+                )
+            losses.sum().backward()
+            optimizer.clip_and_accumulate()
+        optimizer.finish_step()
+    after = adapter_arrays(model)
+    return Update({name: after[name] - before[name] for name in before}, optimizer.broken_rows)
+
+
+def micro_batches(
+    histories: PrivateHistories, users: npt.NDArray[np.int64], window: int, rows: int
+) -> Sequence[npt.NDArray[np.int64]]:
+    """Users with at least two interactions, by length, in groups of about ``rows`` full windows.
+
+    Grouping by length saves padding; it changes no row's gradient and no sum beyond rounding.
+    """
+    lengths = np.minimum(histories.lengths[users], window + 1)
+    kept = users[lengths >= 2]
+    order = kept[np.argsort(histories.lengths[kept], kind="stable")]
+    groups: list[npt.NDArray[np.int64]] = []
+    start = len(order)
+    while start > 0:
+        longest = min(int(histories.lengths[order[start - 1]]), window + 1)
+        size = max(1, rows * (window + 1) // longest)
+        groups.append(order[max(0, start - size) : start])
+        start -= size
+    return groups
+
+
+def user_rows(
+    histories: PrivateHistories, users: npt.NDArray[np.int64], window: int, device: str
+) -> Rows:
+    """One row per user: the newest ``window`` items and, for each, the item that followed."""
+    padded, lengths = pad_windows([histories.row(int(u)) for u in users], window + 1)
+    targets = padded[:, 1:].copy()
+    targets[np.arange(targets.shape[1]) >= (lengths - 1)[:, None]] = -1
+    return Rows(
+        torch.from_numpy(padded[:, :-1].copy()).to(device), torch.from_numpy(targets).to(device)
+    )

@@ -1,0 +1,256 @@
+"""Aggregation: sums of statistics, weighted means of updates, and the server's optimiser."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.adapters import Arrays, check_arrays
+from shared.config import ServerSection, StatisticsSection
+from shared.errors import FederationError
+from shared.messages import Reply
+from shared.plan import Mechanism
+from shared.statistics import (
+    Floats,
+    log_popularity,
+    most_popular,
+    transition_matrix,
+    triangle_size,
+)
+
+ADAM_FLOOR = 1e-8
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """Sum of all organisations' noisy P, over the union of their catalogues.
+
+    Attributes:
+        keys: ``[items] uint64``, ascending.
+        noisy: ``[items] float64``.
+        deviation: ``[items] float64``: of the noise in each sum; more houses, more noise.
+    """
+
+    keys: npt.NDArray[np.uint64]
+    noisy: Floats
+    deviation: Floats
+
+
+def check_popularity(reply: Reply) -> None:
+    """Refuse a malformed release of P.
+
+    Raises:
+        FederationError: names the organisation and what does not fit.
+    """
+    _check_keyed(reply, expected=lambda keys: keys)
+
+
+def sum_popularity(replies: Sequence[Reply], mechanism: Mechanism) -> Popularity:
+    """Add up P by key; the replies were checked."""
+    parts = [(reply.arrays["keys"], reply.arrays["values"]) for reply in replies]
+    keys = np.unique(np.concatenate([k for k, _ in parts]))
+    noisy, houses = np.zeros(len(keys)), np.zeros(len(keys))
+    for own, values in parts:
+        place = np.searchsorted(keys, own)
+        np.add.at(noisy, place, values)
+        np.add.at(houses, place, 1.0)
+    return Popularity(keys, noisy, mechanism.deviation * np.sqrt(houses))
+
+
+def covered_items(popularity: Popularity, options: StatisticsSection) -> npt.NDArray[np.int64]:
+    """Places of the items that G will cover, from the noisy P alone."""
+    return most_popular(popularity.noisy, popularity.deviation, options)
+
+
+def check_cooccurrence(
+    reply: Reply, popularity: Popularity, top: npt.NDArray[np.int64]
+) -> None:
+    """Refuse a malformed release of G, or one over items that were not asked for.
+
+    Raises:
+        FederationError: names the organisation and what does not fit.
+    """
+    _check_keyed(reply, expected=triangle_size)
+    own = reply.arrays["keys"]
+    if len(np.unique(own)) != len(own) or not np.isin(own, popularity.keys[top]).all():
+        raise FederationError(f"{reply.name}: co-occurrence of items that were not asked for")
+
+
+def sum_cooccurrence(
+    replies: Sequence[Reply], popularity: Popularity, top: npt.NDArray[np.int64]
+) -> Floats:
+    """Add up G, each organisation's triangle placed into that of all ``top``; replies were checked."""
+    size = len(top)
+    place_of = {int(key): place for place, key in enumerate(popularity.keys[top])}
+    total = np.zeros((size, size))
+    for reply in replies:
+        own = reply.arrays["keys"]
+        place = np.array([place_of[int(key)] for key in own], dtype=np.int64)
+        rows, columns = np.triu_indices(len(own), 1)
+        np.add.at(total, (place[rows], place[columns]), reply.arrays["values"])
+    both = total + total.T
+    return np.asarray(both[np.triu_indices(size, 1)])
+
+
+def statistics_arrays(
+    popularity: Popularity,
+    top: npt.NDArray[np.int64],
+    triangle: Floats,
+    options: StatisticsSection,
+) -> dict[str, npt.NDArray[np.generic]]:
+    """What is handed back to the organisations: post-processed, free of further cost."""
+    transition = transition_matrix(
+        triangle, popularity.noisy[top], popularity.deviation[top], options
+    )
+    floor = log_popularity(np.zeros(1), float(popularity.deviation.max(initial=0.0)))
+    return {
+        "keys": popularity.keys,
+        "log_popularity": log_popularity(popularity.noisy, popularity.deviation),
+        "top": top,
+        "transition": transition.astype(np.float32),
+        "floor": floor,
+    }
+
+
+def no_statistics() -> dict[str, npt.NDArray[np.generic]]:
+    """Where a run has no statistics: a prior that knows no item and a G over none."""
+    return {
+        "keys": np.empty(0, dtype=np.uint64),
+        "log_popularity": np.empty(0),
+        "top": np.empty(0, dtype=np.int64),
+        "transition": np.empty((0, 0), dtype=np.float32),
+        "floor": np.zeros(1),
+    }
+
+
+def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
+    """Mean of updates by public weights, accumulated in float64.
+
+    With the frozen A of FFA-LoRA the mean of B times A is the mean of the products: aggregation is
+    exact (Sun et al., ICLR 2024).
+    """
+    total = math.fsum(weights)
+    if not updates or total <= 0.0:
+        raise FederationError("there is no update to average")
+    return {
+        name: sum(
+            (update[name].astype(np.float64) * (w / total))
+            for update, w in zip(updates, weights, strict=True)
+        ).astype(np.float32)
+        for name in updates[0]
+    }
+
+
+@dataclass
+class ServerOptimizer:
+    """Turns the mean update of a round into a step of the adapter.
+
+    ``average`` adds it; ``momentum`` adds a decaying sum of updates, scaled by the learning rate;
+    ``adam`` is FedAdam (Reddi et al. 2021, arXiv 2003.00295) with bias correction.
+    """
+
+    options: ServerSection
+    round: int = 0
+    first: Arrays = field(default_factory=dict)
+    second: Arrays = field(default_factory=dict)
+
+    def step(self, adapter: Arrays, update: Arrays) -> Arrays:
+        """The next adapter; advances the optimiser's state."""
+        self.round += 1
+        options = self.options
+        if options.optimizer == "average":
+            return {name: adapter[name] + update[name] for name in adapter}
+        beta, gamma = options.momentum, options.second_momentum
+        self.first = {
+            name: beta * self.first.get(name, np.zeros_like(value)) + (1.0 - beta) * value
+            for name, value in update.items()
+        }
+        correction = 1.0 - beta**self.round
+        if options.optimizer == "momentum":
+            return {
+                name: adapter[name] + options.learning_rate * self.first[name] / correction
+                for name in adapter
+            }
+        self.second = {
+            name: gamma * self.second.get(name, np.zeros_like(value)) + (1.0 - gamma) * value**2
+            for name, value in update.items()
+        }
+        second_correction = 1.0 - gamma**self.round
+        return {
+            name: (
+                adapter[name]
+                + options.learning_rate
+                * (self.first[name] / correction)
+                / (np.sqrt(self.second[name] / second_correction) + ADAM_FLOOR)
+            ).astype(np.float32)
+            for name in adapter
+        }
+
+
+@dataclass
+class IterateAverage:
+    """Mean of the adapters of the last share of rounds (tail averaging): post-processing, free."""
+
+    share: float
+    rounds: int
+    count: int = 0
+    mean: Arrays = field(default_factory=dict)
+
+    def add(self, round_number: int, adapter: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        """Take a round's adapter in, if it lies in the averaged tail."""
+        if round_number <= self.rounds - round(self.share * self.rounds):
+            return
+        self.count += 1
+        weight = 1.0 / self.count
+        self.mean = {
+            name: (
+                self.mean.get(name, np.zeros_like(value)) * (1.0 - weight) + weight * value
+            ).astype(np.float32)
+            for name, value in adapter.items()
+        }
+
+    def result(self, last: Arrays) -> Arrays:
+        """The averaged adapter, or the last one where nothing was averaged."""
+        return self.mean if self.count else last
+
+
+def check_update(
+    reply: Reply, shapes: Mapping[str, tuple[int, ...]], mechanism: Mechanism, reach: float
+) -> None:
+    """Refuse an adapter update of a wrong shape, that is not finite, or longer than can be.
+
+    Args:
+        reply: of a client.
+        shapes: of the adapter's arrays.
+        mechanism: of a step.
+        reach: private steps of a round times their step size.
+
+    Raises:
+        FederationError: names the organisation and what does not fit.
+    """
+    try:
+        check_arrays(shapes, reply.arrays)
+    except FederationError as error:
+        raise FederationError(f"{reply.name}: {error}") from error
+    norm = math.sqrt(sum(float((v.astype(np.float64) ** 2).sum()) for v in reply.arrays.values()))
+    coordinates = sum(math.prod(shape) for shape in shapes.values())
+    divisor = mechanism.sampling_rate * reply.declared_users
+    # Twice what clipped gradients of all declared users and noise of the planned size add up to.
+    bound = 2.0 * reach * (
+        mechanism.sensitivity / mechanism.sampling_rate
+        + mechanism.deviation * math.sqrt(coordinates) / divisor
+    )
+    if norm > bound:
+        raise FederationError(f"{reply.name}: update of norm {norm:.3g}, at most {bound:.3g} is possible")
+
+
+def _check_keyed(reply: Reply, expected: Callable[[int], int]) -> None:
+    keys, values = reply.arrays.get("keys"), reply.arrays.get("values")
+    if keys is None or values is None or keys.dtype != np.uint64 or values.dtype != np.float32:
+        raise FederationError(f"{reply.name}: expected keys of uint64 and values of float32")
+    if keys.ndim != 1 or values.shape != (expected(len(keys)),):
+        raise FederationError(f"{reply.name}: {len(keys)} keys but values of shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise FederationError(f"{reply.name}: values that are not finite")

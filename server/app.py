@@ -1,0 +1,162 @@
+"""The ServerApp: joins organisations, asks for the statistics, runs the adapter rounds, delivers.
+
+The whole federation stands in ``run_federation``, top to bottom.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context
+from flwr.serverapp import Grid, ServerApp
+from safetensors.numpy import load_file, save_file
+
+from server.aggregation import IterateAverage, ServerOptimizer
+from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from server.inquiry import Inquiry
+from server.observers import RoundReport, current
+from server.strategy import FederationStrategy
+from shared import messages
+from shared.adapters import Arrays, load_arrays, save_adapter
+from shared.cards import adapter_card
+from shared.config import Config, from_run_config
+from shared.errors import FederationError
+from shared.files import atomic_path, state_dir, write_json
+from shared.messages import pack_arrays
+from shared.models import LoadedModel, load_model
+from shared.plan import Noise, make_plan
+
+NODE_POLL_S = 0.2
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Entry point for Flower: configuration from the run config, results in the run's folder."""
+    config = from_run_config(context.run_config)
+    directory = run_directory(context)
+    run_federation(grid, config, directory, str(context.run_config.get("tacit.run", context.run_id)))
+
+
+def run_directory(context: Context) -> Path:
+    """Where a run keeps its files: what the caller says, or a folder of tacit's own."""
+    chosen = context.run_config.get("tacit.directory")
+    return Path(str(chosen)) if chosen else state_dir() / "runs" / f"flower-{context.run_id}"
+
+
+def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arrays:
+    """Run or resume a federation and return the adapter that was delivered.
+
+    Args:
+        grid: reaches the clients.
+        config: of the run.
+        directory: gets ``plan.json``, ``statistics/``, ``checkpoints/`` and ``adapter/``. What is
+            there already is gone on with.
+        run: identifier; a resumed run has the same one, so that no client spends twice.
+
+    Raises:
+        FederationError: if too few organisations answer.
+    """
+    observers = current()
+    loaded = load_model(config)
+    wait_for_nodes(grid, config.partition.organisations, config.server.round_timeout_s)
+    inquiry = Inquiry(run, loaded.sha256, config.server)
+    joined = inquiry.ask(grid, messages.JOIN, {})
+    users = sum(reply.declared_users for reply in joined)
+    plan = inquiry.plan = make_plan(config, users, len(joined))
+    write_json(directory / "plan.json", {"sha256": plan.sha256, "plan": plan.to_json()})
+    for observer in observers:
+        observer.planned(plan, len(joined))
+
+    average = IterateAverage(config.server.iterate_average, config.training.rounds)
+    optimizer = ServerOptimizer(config.server)
+    strategy = FederationStrategy(config, inquiry, plan, optimizer, average)
+    strategy.summary()
+
+    path = directory / "statistics" / "statistics.safetensors"
+    if path.exists():
+        statistics = load_file(path)
+    else:
+        statistics = {k: np.ascontiguousarray(v) for k, v in strategy.statistics(grid).items()}
+        with atomic_path(path) as temporary:
+            save_file(statistics, temporary)
+    inquiry.ask(grid, messages.DELIVER_STATISTICS, statistics)
+    for observer in observers:
+        observer.statistics_ready(statistics)
+
+    adapter, first_round = loaded.initial, 1
+    checkpoint = load_checkpoint(directory / "checkpoints", plan.sha256)
+    if checkpoint is not None:
+        checkpoint.restore(optimizer, average)
+        adapter, first_round = checkpoint.adapter, checkpoint.round + 1
+
+    rounds = config.training.rounds
+    for round_number in range(first_round, rounds + 1):
+        started = time.perf_counter()
+        replies = grid.send_and_receive(
+            strategy.configure_train(round_number, pack_arrays(adapter), ConfigRecord(), grid),
+            timeout=config.server.round_timeout_s,
+        )
+        record, metrics = strategy.aggregate_train(round_number, replies)
+        assert record is not None
+        assert metrics is not None
+        adapter = arrays_of(record)
+        state = Checkpoint.of(round_number, adapter, optimizer, average)
+        save_checkpoint(directory / "checkpoints", state, plan.sha256)
+        report = RoundReport(
+            round_number,
+            rounds,
+            int(float(str(metrics["replies"]))),
+            float(str(metrics["update_norm"])),
+            time.perf_counter() - started,
+            adapter,
+        )
+        for observer in observers:
+            observer.round_finished(report)
+
+    final = average.result(adapter)
+    if rounds:
+        inquiry.ask(grid, messages.DELIVER_ADAPTER, final, round_number=rounds)
+    deliver_locally(loaded, final, config, directory, strategy, run)
+    for observer in observers:
+        observer.finished(final)
+    return final
+
+
+def deliver_locally(
+    loaded: LoadedModel,
+    adapter: Arrays,
+    config: Config,
+    directory: Path,
+    strategy: FederationStrategy,
+    run: str,
+) -> None:
+    """Write the run's own ``adapter/``: a PEFT directory with its card."""
+    load_arrays(loaded.model, adapter)
+    private = strategy.plan.noise is not Noise.NONE and config.privacy.noise_seed < 0
+    card = adapter_card(config, strategy.plan, run, config.training.rounds, private)
+    save_adapter(loaded.model, directory / "adapter", card)
+
+
+def wait_for_nodes(grid: Grid, expected: int, timeout_s: float) -> None:
+    """Block until the expected number of nodes is there.
+
+    Nodes register over time; a first round with whatever has joined would leave some out.
+
+    Raises:
+        FederationError: after ``timeout_s``.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (present := len(list(grid.get_node_ids()))) < expected:
+        if time.monotonic() > deadline:
+            raise FederationError(
+                f"{present} of {expected} organisations joined within {timeout_s:g} s; set "
+                "partition.organisations to how many there are"
+            )
+        time.sleep(NODE_POLL_S)
+
+
+def arrays_of(record: ArrayRecord) -> Arrays:
+    """Adapter arrays from a record."""
+    return {name: array.numpy() for name, array in record.items()}

@@ -1,0 +1,67 @@
+"""Side effects of a federation (progress, evaluation, records), kept out of its loop."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.adapters import Arrays
+from shared.plan import PrivacyPlan
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What the server knows of a finished round.
+
+    Attributes:
+        round, rounds: this one, and how many there will be.
+        replies: updates that were averaged.
+        update_norm: L2 norm of the mean update.
+        seconds: wall time of the round.
+        adapter: after it.
+    """
+
+    round: int
+    rounds: int
+    replies: int
+    update_norm: float
+    seconds: float
+    adapter: Arrays
+
+
+class Observer(Protocol):
+    """Is told of each stage of a federation, in order."""
+
+    def planned(self, plan: PrivacyPlan, organisations: int) -> None:
+        """The plan is calibrated; nothing has left yet."""
+
+    def statistics_ready(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """The statistics are delivered."""
+
+    def round_finished(self, report: RoundReport) -> None:
+        """A round is aggregated and checkpointed."""
+
+    def finished(self, adapter: Arrays) -> None:
+        """The adapter that was delivered."""
+
+
+_observers: list[Observer] = []
+
+
+@contextmanager
+def observed_by(*observers: Observer) -> Iterator[None]:
+    """Federations that run inside the block report to ``observers``."""
+    _observers.extend(observers)
+    try:
+        yield
+    finally:
+        for observer in observers:
+            _observers.remove(observer)
+
+
+def current() -> tuple[Observer, ...]:
+    """Who is to be told."""
+    return tuple(_observers)

@@ -1,0 +1,126 @@
+"""The federation's strategy: which messages a round sends, and what is made of the replies."""
+
+import logging
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from server.aggregation import (
+    IterateAverage,
+    Popularity,
+    ServerOptimizer,
+    check_cooccurrence,
+    check_popularity,
+    check_update,
+    covered_items,
+    no_statistics,
+    statistics_arrays,
+    sum_cooccurrence,
+    sum_popularity,
+    weighted_mean,
+)
+from server.inquiry import Inquiry
+from shared import messages
+from shared.adapters import Arrays
+from shared.config import Config
+from shared.messages import Reply, pack_arrays
+from shared.plan import PrivacyPlan
+
+LOGGER = logging.getLogger(__name__)
+
+
+class FederationStrategy(Strategy):
+    """Statistics first, then weighted means of adapter updates through the server's optimiser.
+
+    Args:
+        config: of the run.
+        inquiry: sends its requests and checks its replies.
+        plan: what every organisation is asked to release.
+        optimizer: of the server.
+        average: of iterates.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        inquiry: Inquiry,
+        plan: PrivacyPlan,
+        optimizer: ServerOptimizer,
+        average: IterateAverage,
+    ) -> None:
+        self.config = config
+        self.inquiry = inquiry
+        self.plan = plan
+        self.optimizer = optimizer
+        self.average = average
+        self._adapter: Arrays = {}
+
+    def statistics(self, grid: Grid) -> dict[str, npt.NDArray[np.generic]]:
+        """Ask for P, then for G over the top of noisy P, as far as the plan has them."""
+        if self.plan.popularity is None:
+            return no_statistics()
+        replies = self.inquiry.ask(grid, messages.POPULARITY, {}, check_popularity)
+        popularity = sum_popularity(replies, self.plan.popularity)
+        top = np.empty(0, dtype=np.int64)
+        triangle = np.empty(0)
+        if self.plan.cooccurrence is not None:
+            top = covered_items(popularity, self.config.statistics)
+            replies = self.inquiry.ask(
+                grid,
+                messages.COOCCURRENCE,
+                {"keys": popularity.keys[top]},
+                lambda reply: check_cooccurrence(reply, popularity, top),
+            )
+            triangle = sum_cooccurrence(replies, popularity, top)
+        return statistics_arrays(popularity, top, triangle, self.config.statistics)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One train message for every node."""
+        self._adapter = {name: array.numpy() for name, array in arrays.items()}
+        return self.inquiry.messages(grid, messages.TRAIN, server_round, self._adapter)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the updates by declared sizes and step the adapter.
+
+        Raises:
+            FederationError: if fewer than ``server.min_replies`` can be used.
+        """
+        usable = self.inquiry.usable(server_round, replies, self._check_update)
+        weights = [float(reply.declared_users) for reply in usable]
+        update = weighted_mean([reply.arrays for reply in usable], weights)
+        self._adapter = self.optimizer.step(self._adapter, update)
+        self.average.add(server_round, self._adapter)
+        norm = math.sqrt(sum(float((v.astype(np.float64) ** 2).sum()) for v in update.values()))
+        metrics = MetricRecord({"replies": len(usable), "update_norm": norm})
+        return pack_arrays(self._adapter), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """No messages: raw metrics never leave an organisation."""
+        return ()
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Nothing was asked for."""
+        return None
+
+    def summary(self) -> None:
+        """Log what every organisation is asked to release."""
+        LOGGER.info("plan %s: %s", self.plan.sha256[:12], self.plan.to_json())
+
+    def _check_update(self, reply: Reply) -> None:
+        training = self.config.training
+        shapes = {name: tuple(value.shape) for name, value in self._adapter.items()}
+        reach = training.steps_per_round * training.step_size
+        check_update(reply, shapes, self.plan.mechanism("step"), reach)

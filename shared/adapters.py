@@ -1,0 +1,118 @@
+"""Adapters as arrays in messages and as PEFT directories on disk; safetensors only, never pickle."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from peft import PeftModel
+from safetensors.numpy import load_file
+from torch import nn
+
+from shared.errors import FederationError, RunError
+from shared.user_model import UserModel
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+
+def trainable(model: UserModel) -> dict[str, nn.Parameter]:
+    """The trained parameters by name, in a fixed order."""
+    return {name: p for name, p in sorted(model.named_parameters()) if p.requires_grad}
+
+
+def adapter_arrays(model: UserModel) -> Arrays:
+    """Copies of the trained parameters: what a federation sends and averages."""
+    return {n: p.detach().cpu().float().numpy().copy() for n, p in trainable(model).items()}
+
+
+def load_arrays(model: UserModel, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Set the trained parameters.
+
+    Raises:
+        FederationError: if a name, a shape or a value does not fit; nothing is set then.
+    """
+    parameters = trainable(model)
+    check_arrays({n: tuple(p.shape) for n, p in parameters.items()}, arrays)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+
+
+def check_arrays(
+    shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, npt.NDArray[np.float32]]
+) -> None:
+    """Refuse arrays of other names, dtype or shape than expected, or with values that are no numbers.
+
+    Raises:
+        FederationError: names the array and what is wrong with it.
+    """
+    if set(arrays) != set(shapes):
+        strange = sorted(set(arrays) ^ set(shapes))
+        raise FederationError(f"adapter arrays: {strange[:3]} missing or not expected")
+    for name, shape in shapes.items():
+        value = arrays[name]
+        if value.dtype != np.float32 or value.shape != tuple(shape):
+            raise FederationError(
+                f"adapter array {name}: {value.dtype} {value.shape}, expected float32 {shape}"
+            )
+        if not np.isfinite(value).all():
+            raise FederationError(f"adapter array {name}: has values that are not finite")
+
+
+def frozen_sha256(model: UserModel) -> str:
+    """Hash of the frozen adapter factors: must be equal on every client for FFA's exact mean."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if ".lora_" in name and not parameter.requires_grad:
+            digest.update(name.encode() + parameter.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def arrays_sha256(arrays: Mapping[str, npt.NDArray[np.generic]]) -> str:
+    """Hash over names and bytes, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def peft_model(model: UserModel) -> PeftModel:
+    """The PEFT model inside a user model."""
+    inner = model.backbone
+    assert isinstance(inner, PeftModel)
+    return inner
+
+
+def save_adapter(model: UserModel, directory: Path, card: str) -> None:
+    """Write ``adapter_config.json``, ``adapter_model.safetensors`` and the card ``README.md``.
+
+    The directory loads with ``PeftModel.from_pretrained(base, directory)``.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    # Without this PEFT asks the model hub whether the vocabulary was changed, and waits for it.
+    peft_model(model).save_pretrained(
+        str(directory), safe_serialization=True, save_embedding_layers=False
+    )
+    (directory / "README.md").write_text(card)
+
+
+def load_adapter(model: UserModel, directory: Path) -> Arrays:
+    """The trained arrays of a PEFT directory, checked against a model of the same settings.
+
+    Raises:
+        FederationError: if an array does not fit.
+        RunError: if the directory has no adapter.
+    """
+    path = directory / "adapter_model.safetensors"
+    if not path.exists():
+        raise RunError(f"{path}: is not there; the directory holds no adapter")
+    state = load_file(path)
+    arrays = {
+        name: state[key]
+        for name in trainable(model)
+        if (key := name.removeprefix("backbone.").replace(".default.", ".")) in state
+    }
+    check_arrays({n: tuple(p.shape) for n, p in trainable(model).items()}, arrays)
+    return arrays

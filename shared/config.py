@@ -1,0 +1,346 @@
+"""Every option of a run in one model: read from TOML, overridden by ``--set``, printed with its meaning."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the configuration file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RunSection(Section):
+    """The run as a whole."""
+
+    seed: int = Field(0, ge=0, description="Seed of everything but private noise and sampling.")
+    engine: Literal["in-process", "ray"] = Field(
+        "in-process", description="Where clients run: this process, or Flower's Ray simulation."
+    )
+    threads: int = Field(0, ge=0, description="Threads of torch; 0 takes all cores.")
+    device: str = Field("auto", description="auto, cpu or cuda.")
+    noise_free_twin: bool = Field(
+        True, description="Also run the same federation without noise, for comparison."
+    )
+    examples: int = Field(3, ge=0, description="Users shown with recommendations at the end.")
+
+
+class DataSection(Section):
+    """Where histories and items come from and which column is which."""
+
+    source: str = Field(
+        "movielens-100k", description="movielens-100k, synthetic, or a path to files."
+    )
+    interactions: str = Field("", description="Interactions file inside source; empty: found.")
+    items: str = Field("", description="Items file inside source; empty: found by its name.")
+    user_column: str = Field("", description="Column of users; empty: guessed.")
+    item_column: str = Field("", description="Column of items; empty: guessed.")
+    time_column: str = Field("", description="Column of times; empty: guessed.")
+    rating_column: str = Field("", description="Column of ratings; empty: guessed, may be absent.")
+    title_column: str = Field("", description="Column of titles in items; empty: guessed.")
+    key_column: str = Field("", description="Column that matches items across organisations.")
+    min_history: int = Field(5, ge=3, description="Users with fewer interactions are left out.")
+    synthetic_users: Count = Field(2000, description="Users of --data synthetic.")
+    synthetic_items: Count = Field(1000, description="Items of --data synthetic.")
+
+
+class PartitionSection(Section):
+    """How one data set becomes several organisations, in simulation."""
+
+    organisations: Count = Field(8, description="Number of organisations.")
+    scheme: str = Field(
+        "iid", description="iid, dirichlet:ALPHA (by favourite genre) or column:NAME."
+    )
+
+
+class BaseSection(Section):
+    """The base language model."""
+
+    name: str = Field("minilm", description="minilm, smollm2, a directory, or a hub id.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto takes bfloat16 where the processor has it."
+    )
+
+
+class ModelSection(Section):
+    """The user model: LoRA-tuned layers of the base over item vectors."""
+
+    layers: Count = Field(2, description="How many of the base's layers the user model keeps.")
+    layers_from: Literal["top", "bottom"] = Field(
+        "top", description="Which end of the base's stack of layers is kept."
+    )
+    adapter: Literal["ffa-lora", "lora"] = Field(
+        "ffa-lora", description="ffa-lora trains B and freezes A; lora trains both."
+    )
+    rank: Count = Field(8, description="Rank of the adapters.")
+    alpha: Positive = Field(16.0, description="LoRA alpha; the scale is alpha / rank.")
+    targets: tuple[str, ...] = Field(
+        (), description="Names of adapted linear layers; empty: all."
+    )
+    temperature: Positive = Field(0.07, description="Temperature of the cosine scores.")
+    window: int = Field(50, ge=2, description="Newest items of a history that the model reads.")
+    warm_start: str = Field("", description="Directory made by tacit pretrain; empty: none.")
+
+
+class PrivacySection(Section):
+    """The guarantee. Unit: user. Adjacency: add or remove one user."""
+
+    epsilon: Positive = Field(8.0, description="Budget of every organisation for the whole run.")
+    delta: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="0 takes 1 / (users of the federation) ** 1.1."
+    )
+    noise: Literal["own", "shared", "none"] = Field(
+        "own",
+        description="own: every organisation adds its full noise; shared: simulates one noise for "
+        "the sum (only in simulation); none: no noise, no guarantee.",
+    )
+    noise_seed: int = Field(
+        -1, ge=-1, description="-1: the operating system. Any other marks the run not private."
+    )
+    popularity_share: Share = Field(0.19, description="Share of the budget (mu squared) for P.")
+    cooccurrence_share: Share = Field(0.76, description="Share of the budget for G.")
+    adapter_share: Share = Field(0.05, description="Share of the budget for adapter rounds.")
+    clipping: Literal["automatic", "flat"] = Field(
+        "automatic", description="automatic scales every user's gradient to the clipping norm."
+    )
+    clipping_norm: Positive = Field(1.0, description="L2 bound of one user's gradient.")
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        total = self.popularity_share + self.cooccurrence_share + self.adapter_share
+        if abs(total - 1.0) > 1e-9:
+            raise ValueError(
+                "popularity_share, cooccurrence_share and adapter_share must add up to 1, "
+                f"they add up to {total:g}"
+            )
+        if self.delta and self.delta < 1e-12:
+            raise ValueError("delta below 1e-12 is beyond what the accountants compute")
+        return self
+
+
+class StatisticsSection(Section):
+    """The one-shot private statistics P (popularity) and G (co-occurrence)."""
+
+    top_items: int = Field(
+        0, ge=0, description="K: items that G covers; 0: those whose popularity stands out of noise."
+    )
+    pair_window: Count = Field(10, description="Pairs of a history up to this many steps apart.")
+    pair_decay: Share = Field(0.95, description="Weight of a pair is this to (distance - 1).")
+    rank: Count = Field(12, description="Rank to which the noisy G is truncated.")
+    row_power: Share = Field(0.5, description="G is divided by popularity to this power, rows.")
+    column_power: Share = Field(0.3, description="The same for columns.")
+    history_decay: Share = Field(0.6, description="Weight of a history item, a step back.")
+    weight: float = Field(0.9, ge=0.0, description="Weight of the standardised G beside log P.")
+
+
+class TrainingSection(Section):
+    """The private steps at the client."""
+
+    rounds: int = Field(20, ge=0, description="Adapter rounds; 0 leaves the statistics alone.")
+    steps_per_round: Count = Field(1, description="Private steps of a client in a round.")
+    sampling_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="Probability with which each user enters a step (Poisson)."
+    )
+    step_size: Positive = Field(1.0, description="Step of the client's optimiser (SGD).")
+    micro_batch_rows: Count = Field(64, description="Rows of a forward pass; bounds memory.")
+
+
+class ServerSection(Section):
+    """Aggregation and the server's optimiser."""
+
+    optimizer: Literal["average", "momentum", "adam"] = Field(
+        "adam", description="average adds the mean update; momentum and adam smooth it."
+    )
+    learning_rate: Positive = Field(0.015, description="Step of momentum and adam.")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.9, description="Momentum, and beta 1 of adam."
+    )
+    second_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.999, description="Beta 2 of adam."
+    )
+    iterate_average: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="Share of the last rounds whose adapters are averaged; 0: the last one."
+    )
+    min_replies: Count = Field(1, description="Fewest replies with which a round counts.")
+    round_timeout_s: Positive = Field(3600.0, description="Seconds to wait for replies.")
+
+
+class FusionSection(Section):
+    """Late fusion at scoring: log P + statistics + adapter."""
+
+    adapter_weight: float = Field(0.5, ge=0.0, description="Weight of the adapter's scores.")
+    need_weight: float = Field(1.0, ge=0.0, description="Weight of a stated need's score.")
+
+
+class EvaluationSection(Section):
+    """Ranking quality: exact in simulation, and outside the guarantee there."""
+
+    protocol: Literal["leave-one-out", "temporal"] = Field(
+        "leave-one-out", description="Last item per user, or the first after a global cut in time."
+    )
+    cutoff: Count = Field(10, description="k of HR@k and NDCG@k.")
+    every_rounds: int = Field(5, ge=0, description="Rounds between evaluations; 0: only the end.")
+    bootstrap_samples: int = Field(1000, ge=100, description="Resamples of the paired bootstrap.")
+
+
+class Config(Section):
+    """All sections of a run's configuration."""
+
+    run: RunSection = Field(default_factory=lambda: RunSection())
+    data: DataSection = Field(default_factory=lambda: DataSection())
+    partition: PartitionSection = Field(default_factory=lambda: PartitionSection())
+    base: BaseSection = Field(default_factory=lambda: BaseSection())
+    model: ModelSection = Field(default_factory=lambda: ModelSection())
+    privacy: PrivacySection = Field(default_factory=lambda: PrivacySection())
+    statistics: StatisticsSection = Field(default_factory=lambda: StatisticsSection())
+    training: TrainingSection = Field(default_factory=lambda: TrainingSection())
+    server: ServerSection = Field(default_factory=lambda: ServerSection())
+    fusion: FusionSection = Field(default_factory=lambda: FusionSection())
+    evaluation: EvaluationSection = Field(default_factory=lambda: EvaluationSection())
+
+
+def parse_config(values: Mapping[str, Any], where: str) -> Config:
+    """Validate nested ``values``; ``where`` names their origin in an error.
+
+    Raises:
+        ConfigError: for an unknown key (with the nearest valid one) or a bad value.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_sentence(error)}") from error
+
+
+def load_config(
+    path: Path | None, overrides: Iterable[str] = (), named: Mapping[str, Any] | None = None
+) -> Config:
+    """Read a TOML file (or the defaults) and apply overrides, the later ones last.
+
+    Args:
+        path: TOML file; None for the defaults.
+        overrides: of the form ``section.key=value``.
+        named: ``{"section.key": value}``, from options of the command line.
+
+    Raises:
+        ConfigError: for a file that cannot be read, an unknown key or a bad value.
+    """
+    values: dict[str, Any] = {}
+    where = "configuration"
+    if path is not None:
+        where = str(path)
+        try:
+            values = tomllib.loads(path.read_text())
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: no such configuration file") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not TOML: {error}") from error
+    for override in overrides:
+        _apply(values, override)
+    for dotted, value in (named or {}).items():
+        section, _, key = dotted.partition(".")
+        values.setdefault(section, {})[key] = value
+    return parse_config(values, where)
+
+
+def from_run_config(flat: Mapping[str, Any]) -> Config:
+    """The configuration from Flower's flat run config (``{"privacy.epsilon": 8.0}``)."""
+    values: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        if dotted.startswith("tacit."):
+            continue
+        section, _, key = dotted.partition(".")
+        field = _field(section, key)
+        if field is not None and "tuple" in str(field.annotation) and isinstance(value, str):
+            value = [part for part in value.split(",") if part]
+        values.setdefault(section, {})[key] = value
+    return parse_config(values, "[tool.flwr.app.config]")
+
+
+def to_run_config(config: Config) -> dict[str, str | int | float | bool]:
+    """The flat form of a configuration that Flower's ``run_config`` carries."""
+    return {
+        f"{section}.{key}": ",".join(value) if isinstance(value, tuple) else value
+        for section, table in config.model_dump().items()
+        for key, value in table.items()
+    }
+
+
+def to_toml(config: Config) -> str:
+    """The whole configuration as TOML, each key with its meaning as a comment."""
+    document = tomlkit.document()
+    for name in Config.model_fields:
+        section: Section = getattr(config, name)
+        table = tomlkit.table()
+        table.comment((type(section).__doc__ or "").splitlines()[0])
+        for key, option in type(section).model_fields.items():
+            value = getattr(section, key)
+            entry = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+            entry.comment(option.description or "")
+            table.add(key, entry)
+        document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def _field(section: str, key: str) -> Any:
+    table = Config.model_fields.get(section)
+    if table is None or table.annotation is None:
+        return None
+    return table.annotation.model_fields.get(key)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    section, dot, key = dotted.strip().partition(".")
+    if not equals or not dot or not key:
+        raise ConfigError(f"--set {override}: expected section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = values.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"--set {override}: {section} is not a section")
+    table[key] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    problems = []
+    for detail in error.errors():
+        place = [str(part) for part in detail["loc"]]
+        name = ".".join(place)
+        if detail["type"] == "extra_forbidden":
+            problems.append(f"unknown key {name}; did you mean {_nearest(place)}?")
+        else:
+            found = "" if isinstance(detail["input"], dict | Section) else f", found {detail['input']!r}"
+            message = detail["msg"].removeprefix("Value error, ")
+            problems.append(f"{name}: {message[0].lower()}{message[1:]}{found}")
+    return "; ".join(problems)
+
+
+def _nearest(place: list[str]) -> str:
+    names = {
+        f"{section}.{key}": key
+        for section, field in Config.model_fields.items()
+        for key in (field.annotation.model_fields if field.annotation else {})
+    }
+    if len(place) == 1:
+        sections = difflib.get_close_matches(place[0], Config.model_fields, n=1, cutoff=0.0)
+        return f"[{sections[0]}]"
+    same_section = [n for n in names if n.startswith(place[0] + ".")]
+    close = difflib.get_close_matches(".".join(place), same_section, n=1, cutoff=0.7)
+    if not close:
+        close = difflib.get_close_matches(place[-1], list(names.values()), n=1, cutoff=0.6)
+        close = [n for n, key in names.items() if close and key == close[0]][:1]
+    return close[0] if close else same_section[0]

@@ -1,0 +1,129 @@
+"""The item encoder: a frozen base model turns item texts into vectors, each computed once and kept."""
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from shared.assets import Base
+from shared.devices import Runtime
+from shared.files import cache_dir
+
+BATCH_TOKENS = 4096
+MAX_TOKENS = 128
+
+Vectors = npt.NDArray[np.float32]
+
+
+def encode_texts(
+    texts: Sequence[str],
+    base: Base,
+    runtime: Runtime,
+    progress: Callable[[int, int], None] | None = None,
+) -> Vectors:
+    """Vectors of ``texts``: mean over tokens of the last hidden state, normalised.
+
+    Cached on disk by weights hash, pooling, precision and text (the text already carries its
+    template), so that an item is encoded once per machine. Public data only: no privacy cost.
+
+    Returns:
+        ``[texts, dim] float32``, rows of norm 1.
+    """
+    if not texts:
+        raise ValueError("no texts to encode")
+    path = cache_dir() / "vectors" / f"{base.weights_sha256[:32]}-{runtime.precision}.sqlite"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keys = [hashlib.sha256(f"mean/{MAX_TOKENS}\0{text}".encode()).digest() for text in texts]
+    with closing(sqlite3.connect(path, timeout=60.0)) as store:
+        store.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, value BLOB)")
+        known = _lookup(store, keys)
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        if missing:
+            fresh = _encode(list(missing.values()), base, runtime, progress)
+            rows = dict(zip(missing, fresh, strict=True))
+            with store:
+                store.executemany(
+                    "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
+                    [(key, row.tobytes()) for key, row in rows.items()],
+                )
+            known |= rows
+    return np.stack([known[key] for key in keys])
+
+
+def centred(vectors: Vectors) -> Vectors:
+    """Subtract the catalogue's mean and renormalise: raw text vectors share most of their direction.
+
+    The mean is over the public catalogue alone.
+    """
+    shifted = vectors - vectors.mean(axis=0, keepdims=True)
+    norms = np.linalg.norm(shifted, axis=1, keepdims=True)
+    return (shifted / np.maximum(norms, 1e-12)).astype(np.float32)
+
+
+def _lookup(store: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
+    known: dict[bytes, Vectors] = {}
+    unique = list(dict.fromkeys(keys))
+    for start in range(0, len(unique), 500):
+        part = unique[start : start + 500]
+        marks = ",".join("?" * len(part))
+        for key, value in store.execute(
+            f"SELECT key, value FROM vectors WHERE key IN ({marks})", part
+        ):
+            known[key] = np.frombuffer(value, dtype=np.float32)
+    return known
+
+
+def _encode(
+    texts: list[str],
+    base: Base,
+    runtime: Runtime,
+    progress: Callable[[int, int], None] | None,
+) -> Vectors:
+    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    model = load_encoder(base.path).to(runtime.device).eval()
+    tokens = tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    order = sorted(range(len(texts)), key=lambda i: -len(tokens[i]))
+    result: list[Vectors] = [np.empty(0, dtype=np.float32)] * len(texts)
+    done = 0
+    while done < len(order):
+        size = max(1, BATCH_TOKENS // max(1, len(tokens[order[done]])))
+        part = order[done : done + size]
+        batch = tokenizer.pad({"input_ids": [tokens[i] for i in part]}, return_tensors="pt")
+        with torch.inference_mode(), runtime.autocast():
+            hidden = model(
+                input_ids=batch["input_ids"].to(runtime.device),
+                attention_mask=batch["attention_mask"].to(runtime.device),
+            ).last_hidden_state.float()
+        mask = batch["attention_mask"].to(runtime.device).unsqueeze(-1)
+        pooled = (hidden * mask).sum(1) / mask.sum(1)
+        rows = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+        for i, row in zip(part, rows, strict=True):
+            result[i] = row
+        done += len(part)
+        if progress is not None:
+            progress(done, len(order))
+    return np.stack(result)
+
+
+def load_encoder(path: Path) -> torch.nn.Module:
+    """The base model whole, for encoding; without the pooler that nobody reads."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    extra = {"add_pooling_layer": False} if config.model_type in POOLED_TYPES else {}
+    model: torch.nn.Module = AutoModel.from_pretrained(
+        path, dtype=torch.float32, use_safetensors=True, local_files_only=True, **extra
+    )
+    return model
+
+
+POOLED_TYPES = frozenset({"bert", "roberta", "xlm-roberta", "mpnet", "electra"})

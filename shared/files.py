@@ -1,0 +1,45 @@
+"""Files that are either whole or absent: atomic writes, hashes, and where caches live."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def cache_dir() -> Path:
+    """``$TACIT_CACHE`` or ``~/.cache/tacit``: converted models and item vectors, all public."""
+    chosen = os.environ.get("TACIT_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "tacit"
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def state_dir() -> Path:
+    """``$TACIT_HOME`` or ``~/.local/share/tacit``: runs that Flower starts, which name no folder."""
+    chosen = os.environ.get("TACIT_HOME")
+    return Path(chosen) if chosen else Path.home() / ".local" / "share" / "tacit"

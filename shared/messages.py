@@ -1,0 +1,145 @@
+"""The vocabulary of messages between server and clients, and their records in Flower's terms."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from shared.errors import FederationError
+from shared.plan import PrivacyPlan
+
+JOIN = "query.join"
+POPULARITY = "query.popularity"
+COOCCURRENCE = "query.cooccurrence"
+DELIVER_STATISTICS = "query.deliver_statistics"
+TRAIN = "train"
+DELIVER_ADAPTER = "query.deliver_adapter"
+
+AnyArrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the server asks of a client. Everything in it is checked by the client.
+
+    Attributes:
+        run: identifier of the run.
+        round: 0 for statistics, then 1 and up.
+        plan: the privacy plan of the whole run.
+        model_sha256: hash over base weights and frozen adapter factors that the update belongs to.
+        arrays: named arrays, as the kind of message needs.
+    """
+
+    run: str
+    round: int
+    plan: PrivacyPlan | None
+    model_sha256: str
+    arrays: dict[str, npt.NDArray[Any]]
+
+    def identifier(self, kind: str) -> str:
+        """Names this request in ledgers; a repeated message has the same one."""
+        return f"{self.run}/{self.round}/{kind}"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a client sends back: noised arrays and fields that its policy declares public."""
+
+    name: str
+    declared_users: int
+    round: int
+    arrays: dict[str, npt.NDArray[Any]]
+
+
+def pack_request(request: Request) -> RecordDict:
+    """A request as Flower records."""
+    fields = ConfigRecord(
+        {
+            "run": request.run,
+            "round": request.round,
+            "plan": "" if request.plan is None else request.plan.to_json(),
+            "model_sha256": request.model_sha256,
+        }
+    )
+    return RecordDict({"request": fields, "arrays": pack_arrays(request.arrays)})
+
+
+def unpack_request(content: RecordDict) -> Request:
+    """Parse a request.
+
+    Raises:
+        FederationError: if a record or a field is missing or of another type.
+    """
+    fields = _fields(content, "request")
+    plan = _text(fields, "plan")
+    return Request(
+        run=_text(fields, "run"),
+        round=_number(fields, "round"),
+        plan=PrivacyPlan.from_json(plan) if plan else None,
+        model_sha256=_text(fields, "model_sha256"),
+        arrays=_unpack(content),
+    )
+
+
+def pack_reply(reply: Reply) -> RecordDict:
+    """A reply as Flower records."""
+    fields = ConfigRecord(
+        {"name": reply.name, "declared_users": reply.declared_users, "round": reply.round}
+    )
+    return RecordDict({"reply": fields, "arrays": pack_arrays(reply.arrays)})
+
+
+def unpack_reply(content: RecordDict) -> Reply:
+    """Parse a reply.
+
+    Raises:
+        FederationError: if a record or a field is missing or of another type.
+    """
+    fields = _fields(content, "reply")
+    declared = _number(fields, "declared_users")
+    if declared < 1:
+        raise FederationError(f"reply: declared_users is {declared}; it must be at least 1")
+    return Reply(_text(fields, "name"), declared, _number(fields, "round"), _unpack(content))
+
+
+def size_bytes(arrays: AnyArrays) -> int:
+    """Bytes of the arrays' values, without framing."""
+    return sum(value.nbytes for value in arrays.values())
+
+
+def pack_arrays(arrays: AnyArrays) -> ArrayRecord:
+    """Arrays as Flower carries them."""
+    return ArrayRecord(
+        {name: Array.from_numpy_ndarray(np.ascontiguousarray(v)) for name, v in arrays.items()}
+    )
+
+
+def _unpack(content: RecordDict) -> dict[str, npt.NDArray[Any]]:
+    record = content.get("arrays")
+    if not isinstance(record, ArrayRecord):
+        raise FederationError("message: it carries no record named arrays")
+    return {name: cast(npt.NDArray[Any], array.numpy()) for name, array in record.items()}
+
+
+def _fields(content: RecordDict, name: str) -> ConfigRecord:
+    record = content.get(name)
+    if not isinstance(record, ConfigRecord):
+        raise FederationError(f"message: it carries no record named {name}")
+    return record
+
+
+def _text(fields: ConfigRecord, name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str):
+        raise FederationError(f"message: field {name} is missing or no text")
+    return value
+
+
+def _number(fields: ConfigRecord, name: str) -> int:
+    value = fields.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise FederationError(f"message: field {name} is missing or no whole number")
+    return value

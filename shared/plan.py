@@ -1,0 +1,255 @@
+"""The privacy plan: the one object from which sampler, noise and accounting event all come.
+
+No other code takes a sampling rate or a noise multiplier of its own, so that what is sampled, what is
+added and what is accounted cannot disagree.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.accounting import Event, Events, calibrate, epsilon_checked, merged
+from shared.config import Config
+from shared.errors import PrivacyError
+from shared.randomness import PrivateRandom
+
+
+class Adjacency(StrEnum):
+    """The neighbouring relation; one for the whole project."""
+
+    ADD_OR_REMOVE_ONE = "add or remove one user"
+
+
+class Noise(StrEnum):
+    """Who adds the noise. ``shared`` simulates a trusted sum and exists in simulation only."""
+
+    OWN = "own"
+    SHARED = "shared"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """A Poisson-sampled Gaussian mechanism over a sum of users' rows.
+
+    Attributes:
+        name: ``popularity``, ``cooccurrence`` or ``step``.
+        sampling_rate: probability with which each user enters, independently; in (0, 1].
+        noise_multiplier: deviation of the noise over the sensitivity; 0 is no noise.
+        sensitivity: L2 bound of one user's row.
+        noise_share: part of the deviation that one organisation adds: 1, or 1 / sqrt(organisations)
+            where the sum of all is released once.
+    """
+
+    name: str
+    sampling_rate: float
+    noise_multiplier: float
+    sensitivity: float
+    noise_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sampling_rate <= 1.0:
+            raise PrivacyError(f"{self.name}: sampling rate {self.sampling_rate} is not in (0, 1]")
+        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0.0):
+            raise PrivacyError(f"{self.name}: noise multiplier {self.noise_multiplier} is no size")
+        if not (math.isfinite(self.sensitivity) and self.sensitivity > 0.0):
+            raise PrivacyError(f"{self.name}: sensitivity {self.sensitivity} is no bound")
+        if not 0.0 < self.noise_share <= 1.0:
+            raise PrivacyError(f"{self.name}: noise share {self.noise_share} is not in (0, 1]")
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the noise that one organisation adds to each coordinate."""
+        return self.noise_multiplier * self.sensitivity * self.noise_share
+
+    def sample(self, users: int, random: PrivateRandom) -> npt.NDArray[np.int64]:
+        """Places of the users that enter: each with probability ``sampling_rate``, independently."""
+        if self.sampling_rate == 1.0:
+            return np.arange(users)
+        return np.flatnonzero(random.generator.random(users) < self.sampling_rate)
+
+    def noise(self, shape: tuple[int, ...], random: PrivateRandom) -> npt.NDArray[np.float64]:
+        """Gaussian noise of the planned deviation, drawn in float64."""
+        if self.deviation == 0.0:
+            return np.zeros(shape)
+        return random.generator.normal(0.0, self.deviation, size=shape)
+
+    def event(self, count: int = 1) -> Event:
+        """What ``count`` releases cost."""
+        return Event(self.sampling_rate, self.noise_multiplier, count)
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """What a run will release of each organisation, and what that costs.
+
+    Attributes:
+        popularity: mechanism of P, or None where the run has no statistics.
+        cooccurrence: mechanism of G, or None.
+        step: mechanism of one private step, or None where the run has no adapter rounds.
+        steps: private steps in the whole run.
+        delta: at which epsilon is stated.
+        epsilon: budget that the whole plan keeps to; None without noise.
+        noise: who adds it.
+        adjacency: the neighbouring relation.
+    """
+
+    popularity: Mechanism | None
+    cooccurrence: Mechanism | None
+    step: Mechanism | None
+    steps: int
+    delta: float
+    epsilon: float | None
+    noise: Noise
+    adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE
+
+    def mechanism(self, name: str) -> Mechanism:
+        """The mechanism of that name.
+
+        Raises:
+            PrivacyError: if the plan has none.
+        """
+        for mechanism in (self.popularity, self.cooccurrence, self.step):
+            if mechanism is not None and mechanism.name == name:
+                return mechanism
+        raise PrivacyError(f"the plan has no mechanism {name!r}")
+
+    def events(self, steps: int | None = None) -> Events:
+        """Cost of the statistics and of the first ``steps`` steps (all of them by default)."""
+        once = [m.event() for m in (self.popularity, self.cooccurrence) if m is not None]
+        if self.step is None:
+            return merged(once)
+        return merged([*once, self.step.event(self.steps if steps is None else steps)])
+
+    def spent(self, steps: int | None = None) -> float:
+        """Epsilon after ``steps`` steps, by PLD and confirmed by PRV."""
+        return epsilon_checked(self.events(steps), self.delta)
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, shortest floats; what the hash and the message carry."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False, separators=(",", ":"))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the plan; names it in ledgers, messages and checkpoints."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Parse and check a plan from a message.
+
+        Raises:
+            PrivacyError: for anything that is not a plan.
+        """
+        try:
+            value: Mapping[str, Any] = json.loads(text)
+            return cls(
+                popularity=_mechanism(value["popularity"]),
+                cooccurrence=_mechanism(value["cooccurrence"]),
+                step=_mechanism(value["step"]),
+                steps=int(value["steps"]),
+                delta=float(value["delta"]),
+                epsilon=None if value["epsilon"] is None else float(value["epsilon"]),
+                noise=Noise(value["noise"]),
+                adjacency=Adjacency(value["adjacency"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise PrivacyError(f"the message's privacy plan cannot be read: {error}") from error
+
+
+def make_plan(config: Config, users: int, organisations: int) -> PrivacyPlan:
+    """Calibrate the noise of a whole run to its budget.
+
+    The budget is split in mu squared, in which Gaussian releases add up (Dong, Roth and Su 2022,
+    corollary 3.3): a part with share w of the budget gets noise multiplier ``s / sqrt(w)``; the
+    steps get theirs from the central limit theorem for sampled steps (same paper, corollary 5.4),
+    which for all users at once is exact. The scale s then comes from PLD, so the split is a choice
+    and the epsilon is not an approximation.
+
+    Args:
+        config: of the run.
+        users: of the whole federation, a public figure; delta defaults to ``users ** -1.1``.
+        organisations: that take part.
+    """
+    privacy, training = config.privacy, config.training
+    steps = training.rounds * training.steps_per_round
+    delta = privacy.delta or max(float(users), 2.0) ** -1.1
+    noise = Noise(privacy.noise)
+    shares = {
+        "popularity": privacy.popularity_share,
+        "cooccurrence": privacy.cooccurrence_share,
+        "step": privacy.adapter_share if steps else 0.0,
+    }
+    if steps and not shares["step"]:
+        raise PrivacyError(
+            "privacy.adapter_share is 0 but training.rounds is not: give the steps a share of the "
+            "budget or set training.rounds = 0"
+        )
+    total = sum(shares.values())
+    if not total:
+        raise PrivacyError("every share of the budget is 0: nothing would be released")
+    weights = {name: share / total for name, share in shares.items()}
+
+    def events(scale: float) -> Events:
+        multipliers = _multipliers(weights, scale, training.sampling_rate, steps)
+        return merged(
+            Event(training.sampling_rate if name == "step" else 1.0, sigma, steps or 1)
+            if name == "step"
+            else Event(1.0, sigma)
+            for name, sigma in multipliers.items()
+        )
+
+    if noise is Noise.NONE:
+        multipliers = dict.fromkeys(weights, 0.0)
+    else:
+        scale = calibrate(events, privacy.epsilon, delta)
+        multipliers = _multipliers(weights, scale, training.sampling_rate, steps)
+    share = organisations**-0.5 if noise is Noise.SHARED else 1.0
+    return PrivacyPlan(
+        popularity=_one_shot("popularity", weights, multipliers, share),
+        cooccurrence=_one_shot("cooccurrence", weights, multipliers, share),
+        step=Mechanism(
+            "step", training.sampling_rate, multipliers["step"], privacy.clipping_norm, share
+        )
+        if steps
+        else None,
+        steps=steps,
+        delta=delta,
+        epsilon=None if noise is Noise.NONE else privacy.epsilon,
+        noise=noise,
+    )
+
+
+def _multipliers(
+    weights: Mapping[str, float], scale: float, sampling_rate: float, steps: int
+) -> dict[str, float]:
+    result = {}
+    for name, weight in weights.items():
+        if not weight:
+            continue
+        if name != "step":
+            result[name] = scale / math.sqrt(weight)
+        elif sampling_rate == 1.0:
+            result[name] = scale * math.sqrt(steps / weight)
+        else:
+            mu_squared = weight / scale**2
+            result[name] = math.log1p(mu_squared / (sampling_rate**2 * steps)) ** -0.5
+    return result
+
+
+def _one_shot(
+    name: str, weights: Mapping[str, float], multipliers: Mapping[str, float], share: float
+) -> Mechanism | None:
+    return Mechanism(name, 1.0, multipliers[name], 1.0, share) if weights[name] else None
+
+
+def _mechanism(value: Mapping[str, Any] | None) -> Mechanism | None:
+    return None if value is None else Mechanism(**value)

@@ -1,0 +1,87 @@
+"""Every method that a table compares, evaluated on one split with the same ranking."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared.metrics import Evaluation, evaluate
+from shared.scoring import Scorer, Scores, Ints, zero_shot_scores
+from shared.splits import Split
+from simulations.baselines.ease import ease
+from simulations.baselines.item_knn import item_knn
+from simulations.baselines.popularity import popularity
+from simulations.baselines.sasrec import sasrec
+from simulations.world import World
+
+LABELS = {
+    "zero_shot": "Text alone, no training",
+    "popularity": "Popularity",
+    "item_knn": "Item-kNN",
+    "ease": "EASE, decayed history",
+    "sasrec": "SASRec",
+    "statistics": "Private statistics alone",
+    "adapter": "Adapter alone",
+    "federation": "Federation",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of a table of methods.
+
+    Attributes:
+        method: key of ``LABELS``.
+        epsilon: None without noise.
+        noise: ``own``, ``shared`` or ``none``.
+        evaluation: on the test split.
+        cold: on the users whose target the statistics' G does not cover; None where there are none.
+    """
+
+    method: str
+    epsilon: float | None
+    noise: str
+    evaluation: Evaluation
+    cold: Evaluation | None = None
+
+    @property
+    def label(self) -> str:
+        """What a person reads."""
+        return LABELS[self.method]
+
+
+def baseline(world: World, method: str, part: Split, seed: int = 0) -> Evaluation:
+    """Evaluate a method that knows no privacy: fitted centrally on all training histories."""
+    items, train = world.items, part.train
+    fits: dict[str, Callable[[], Callable[[Ints], Scores]]] = {
+        "zero_shot": lambda: lambda users: zero_shot_scores(
+            world.vectors, part.history, users, world.config.statistics.history_decay
+        ),
+        "popularity": lambda: popularity(train, items),
+        "item_knn": lambda: item_knn(train, part.history, items),
+        "ease": lambda: ease(train, part.history, items),
+        "sasrec": lambda: sasrec(train, part.history, world.validation, items, seed=seed),
+    }
+    return evaluate(fits[method](), part, items, world.config.evaluation.cutoff)
+
+
+def federated(world: World, method: str, part: Split, scores: Scorer) -> Evaluation:
+    """Evaluate a part of what a federation delivered: statistics, adapter or the whole."""
+    ways: dict[str, Callable[[Ints], Scores]] = {
+        "statistics": lambda users: _without_adapter(scores).fused(part.history, users),
+        "adapter": lambda users: scores.adapter_alone(part.history, users),
+        "federation": lambda users: scores.fused(part.history, users),
+    }
+    return evaluate(ways[method], part, world.items, world.config.evaluation.cutoff)
+
+
+def cold_slice(world: World, evaluation: Evaluation, scores: Scorer) -> Evaluation | None:
+    """The evaluation on targets outside the items that G covers; None where there are none."""
+    mask = np.ones(world.items, dtype=np.bool_)
+    mask[scores.statistics.top] = False
+    cold = evaluation.slice(mask)
+    return cold if len(cold) else None
+
+
+def _without_adapter(scores: Scorer) -> Scorer:
+    return Scorer(scores.config, scores.statistics, scores.vectors)

@@ -1,0 +1,367 @@
+"""The main job: a private federation on one machine, from data to recommendations and a report."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from client.directory import organisation_directory, read_organisation, training_seconds
+from client.ledger import Ledger
+from server.observers import RoundReport
+from shared.accounting import epsilon_pld, epsilon_prv, epsilon_rdp
+from shared.adapters import Arrays
+from shared.config import Config, load_config, to_toml
+from shared.errors import RunError
+from shared.files import atomic_path, write_json
+from shared.metrics import paired_bootstrap
+from shared.plan import Noise, PrivacyPlan
+from shared.scoring import top_items
+from simulations import records
+from simulations.federate import Outcome, federate, read_statistics, scorer
+from simulations.methods import Result, baseline, cold_slice, federated
+from simulations.progress import EpsilonCurve, ProgressObserver, Screen
+from simulations.report import write_report
+from simulations.tables import print_examples, print_organisations, print_results
+from simulations.world import World, build_world
+
+BASELINES = ("zero_shot", "popularity", "item_knn")
+RECENT = 5
+SHOWN = 10
+
+
+@dataclass
+class Recorder:
+    """Observer that writes a federation's rounds and evaluations to ``metrics.jsonl``."""
+
+    world: World
+    config: Config
+    path: Path
+    run: str
+    directory: Path
+    curve: EpsilonCurve | None = None
+    trained_s: float = 0.0
+
+    def planned(self, plan: PrivacyPlan, organisations: int) -> None:
+        """Write the guarantee of the private run."""
+        self.curve = EpsilonCurve(plan, self.config.training.steps_per_round)
+        if self.run == "private":
+            records.append_record(self.path, guarantee(plan, self.config))
+
+    def statistics_ready(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Nothing to write: the folder holds them."""
+
+    def round_finished(self, report: RoundReport) -> None:
+        """Write the round, and every so often how well the adapter ranks."""
+        assert self.curve is not None
+        records.append_record(
+            self.path,
+            records.Round(
+                run=self.run,
+                round=report.round,
+                rounds=report.rounds,
+                epsilon=self.curve.after(report.round),
+                seconds=report.seconds,
+                overhead_ms=self._overhead_ms(report),
+                update_norm=report.update_norm,
+                replies=report.replies,
+            ),
+        )
+        every = self.config.evaluation.every_rounds
+        if every and (report.round % every == 0 or report.round == report.rounds):
+            self._evaluate(report)
+
+    def finished(self, adapter: Arrays) -> None:
+        """Nothing to write: the folder holds it."""
+
+    def _overhead_ms(self, report: RoundReport) -> float | None:
+        if self.config.run.engine != "in-process":
+            return None
+        before, self.trained_s = self.trained_s, training_seconds()
+        return max(0.0, report.seconds - (self.trained_s - before)) * 1000.0
+
+    def _evaluate(self, report: RoundReport) -> None:
+        statistics = read_statistics(self.world, self.directory)
+        scores = scorer(self.world, self.config, statistics, report.adapter)
+        found = federated(self.world, "federation", self.world.validation, scores)
+        records.append_record(
+            self.path,
+            records.Evaluation(
+                run=self.run,
+                round=report.round,
+                part="validation",
+                hr=found.hr,
+                ndcg=found.ndcg,
+            ),
+        )
+
+
+def simulate(config: Config, directory: Path, console: Console, resume: bool = False) -> Path:
+    """Run the main job and return the path of its report.
+
+    Args:
+        config: of the run.
+        directory: run folder; must not hold another run.
+        console: for progress and tables.
+        resume: go on with the run that the folder holds.
+
+    Raises:
+        RunError: if the folder holds a run and ``resume`` is False, or the other way round.
+    """
+    claim_directory(config, directory, resume)
+    path = directory / "metrics.jsonl"
+    screen = Screen(console)
+    with screen.live():
+        with screen.stage("Reading data") as stage:
+            world = build_world(config, directory, stage.counter)
+        announce(world, config, console, path)
+        with screen.stage("Loading the base model") as stage:
+            stage.note = world.loaded.runtime.precision
+        with screen.stage("Item vectors", world.items) as stage:
+            world.encode(stage.counter)
+        with screen.stage("Writing organisations' folders"):
+            world.write_organisations(config, directory)
+        private = _federation(world, config, directory, "private", path, screen)
+        twin = None
+        if config.run.noise_free_twin and config.privacy.noise != "none":
+            bare = without_noise(config)
+            twin = _federation(world, bare, directory / "noise_free", "noise_free", path, screen)
+        results = evaluate_all(world, config, private, twin, screen)
+    for result in results:
+        records.append_record(path, result_record(result, config, private.plan))
+    for record in comparisons(results, config):
+        records.append_record(path, record)
+    organisations = organisation_records(directory, len(world.organisations))
+    examples = example_records(world, config, private)
+    timings = [records.Timing(stage=k, seconds=v) for k, v in screen.timings.items()]
+    for record in [*organisations, *examples, *timings]:
+        records.append_record(path, record)
+    report = write_report(directory)
+    print_results(console, results, config)
+    print_organisations(console, organisations, private.plan)
+    print_examples(console, examples)
+    console.print(f"Everything is in [bold]{directory}[/bold]; open [bold]{report}[/bold].")
+    return report
+
+
+def claim_directory(config: Config, directory: Path, resume: bool) -> None:
+    """Make the run folder with its ``config.toml``, or check that it can be resumed."""
+    path = directory / "config.toml"
+    if resume:
+        if not path.exists():
+            raise RunError(f"{directory}: holds no config.toml; there is no run to resume")
+        if load_config(path) != config:
+            raise RunError(f"{path}: another configuration; resume without further options")
+        return
+    if directory.exists() and any(directory.iterdir()):
+        raise RunError(f"{directory}: is not empty; give another --out, or --resume {directory}")
+    with atomic_path(path) as temporary:
+        temporary.write_text(to_toml(config))
+
+
+def without_noise(config: Config) -> Config:
+    """The same federation with no noise and so no guarantee."""
+    privacy = config.privacy.model_copy(update={"noise": "none"})
+    return config.model_copy(update={"privacy": privacy})
+
+
+def announce(world: World, config: Config, console: Console, path: Path) -> None:
+    """Say and write what the data is."""
+    dataset = world.dataset
+    for notice in dataset.notices:
+        console.print(f"  [yellow]{notice}[/yellow]")
+    interactions = int(dataset.histories.lengths.sum())
+    console.print(
+        f"  {dataset.name}: {len(dataset.histories):,} users, {world.items:,} items, "
+        f"{interactions:,} interactions in {len(world.organisations)} organisations"
+    )
+    records.append_record(
+        path,
+        records.Dataset(
+            name=dataset.name,
+            users=len(dataset.histories),
+            items=world.items,
+            interactions=interactions,
+            organisations=len(world.organisations),
+            notices=dataset.notices,
+        ),
+    )
+
+
+def guarantee(plan: PrivacyPlan, config: Config) -> records.Guarantee:
+    """The plan as a record, by all three accountants."""
+    events, noisy = plan.events(), plan.noise is not Noise.NONE
+    sigma = {
+        m.name: m.noise_multiplier
+        for m in (plan.popularity, plan.cooccurrence, plan.step)
+        if m is not None
+    }
+    return records.Guarantee(
+        unit="user",
+        adjacency=plan.adjacency.value,
+        epsilon=plan.epsilon,
+        delta=plan.delta,
+        noise=plan.noise.value,
+        private=noisy and config.privacy.noise_seed < 0,
+        sigma_popularity=sigma.get("popularity"),
+        sigma_cooccurrence=sigma.get("cooccurrence"),
+        sigma_step=sigma.get("step"),
+        sampling_rate=plan.step.sampling_rate if plan.step else 1.0,
+        steps=plan.steps,
+        accountant="PLD",
+        epsilon_pld=epsilon_pld(events, plan.delta) if noisy else None,
+        epsilon_prv=epsilon_prv(events, plan.delta) if noisy else None,
+        epsilon_rdp=epsilon_rdp(events, plan.delta) if noisy else None,
+    )
+
+
+def evaluate_all(
+    world: World, config: Config, private: Outcome, twin: Outcome | None, screen: Screen
+) -> list[Result]:
+    """Every row of the final table, on the test split."""
+    results = []
+    with screen.stage("Evaluating on the test split", len(BASELINES) + 4) as stage:
+        for done, method in enumerate(BASELINES):
+            results.append(Result(method, None, "none", baseline(world, method, world.test)))
+            stage.at(done + 1)
+        for outcome, run_config in ((private, config), (twin, without_noise(config))):
+            if outcome is None:
+                continue
+            scores = scorer(world, run_config, outcome.statistics, outcome.adapter)
+            for method in ("statistics", "federation"):
+                if method == "federation" and outcome.adapter is None:
+                    continue
+                found = federated(world, method, world.test, scores)
+                cold = cold_slice(world, found, scores)
+                plan = outcome.plan
+                results.append(Result(method, plan.epsilon, plan.noise.value, found, cold))
+                stage.at(len(results))
+    return results
+
+
+def result_record(result: Result, config: Config, plan: PrivacyPlan) -> records.Result:
+    """A table row as a record."""
+    found, cold = result.evaluation, result.cold
+    return records.Result(
+        method=result.method,
+        label=result.label,
+        epsilon=result.epsilon,
+        noise=result.noise,
+        hr=found.hr,
+        hr_se=found.standard_error("hr"),
+        ndcg=found.ndcg,
+        ndcg_se=found.standard_error("ndcg"),
+        cold_hr=None if cold is None else cold.hr,
+        cold_ndcg=None if cold is None else cold.ndcg,
+        cold_users=None if cold is None else len(cold),
+        private=result.epsilon is not None and config.privacy.noise_seed < 0,
+    )
+
+
+def comparisons(results: list[Result], config: Config) -> list[records.Comparison]:
+    """Paired bootstrap over users: the federation against its statistics, each noise apart."""
+    found = {(r.method, r.noise): r.evaluation for r in results}
+    made = []
+    for noise in dict.fromkeys(r.noise for r in results if r.method == "federation"):
+        whole, part = found["federation", noise], found["statistics", noise]
+        difference = paired_bootstrap(
+            whole, part, "ndcg", config.evaluation.bootstrap_samples, config.run.seed
+        )
+        made.append(
+            records.Comparison(
+                a=f"federation ({noise})",
+                b=f"statistics ({noise})",
+                metric="ndcg",
+                mean=difference.mean,
+                low=difference.low,
+                high=difference.high,
+            )
+        )
+    return made
+
+
+def organisation_records(directory: Path, count: int) -> list[records.Organisation]:
+    """What each organisation's ledger says: budget, spending, and everything that left."""
+    made = []
+    for number in range(count):
+        folder = organisation_directory(directory, number)
+        identity, budget = read_organisation(folder)
+        with Ledger(folder / "ledger.sqlite", budget) as ledger:
+            spent = ledger.spent()
+            made.append(
+                records.Organisation(
+                    name=identity.name,
+                    declared_users=identity.declared_users,
+                    epsilon_spent=spent if math.isfinite(spent) else None,
+                    epsilon_budget=budget.epsilon,
+                    delta=budget.delta,
+                    releases=release_summaries(ledger),
+                )
+            )
+    return made
+
+
+def release_summaries(ledger: Ledger) -> tuple[records.Release, ...]:
+    """Everything that left by a ledger, one line per kind."""
+    releases = ledger.releases()
+    return tuple(
+        records.Release(
+            what=what,
+            times=sum(r.what == what for r in releases),
+            bytes=sum(r.size_bytes for r in releases if r.what == what),
+            sigma=ledger.noise_multiplier(what),
+        )
+        for what in dict.fromkeys(r.what for r in releases)
+    )
+
+
+def example_records(
+    world: World, config: Config, outcome: Outcome
+) -> list[records.Example]:
+    """A few users, one of each organisation in turn, with their newest items and their list."""
+    scores = scorer(world, config, outcome.statistics, outcome.adapter)
+    histories, titles = world.dataset.histories, world.dataset.catalogue.titles
+    made = []
+    for part in world.organisations[: config.run.examples]:
+        user = int(part.users[0])
+        row = scores.fused(histories, np.array([user]))[0]
+        seen = histories.row(user)
+        made.append(
+            records.Example(
+                organisation=part.name,
+                user=histories.user_ids[user],
+                recent=tuple(titles[i] for i in seen[-RECENT:][::-1]),
+                recommended=tuple(
+                    records.Recommendation(title=titles[place], score=score)
+                    for place, score in top_items(row, seen, SHOWN)
+                ),
+            )
+        )
+    return made
+
+
+def _federation(
+    world: World, config: Config, directory: Path, run: str, path: Path, screen: Screen
+) -> Outcome:
+    name = "Private federation" if run == "private" else "The same without noise"
+    with screen.stage(name, max(1, config.training.rounds)) as stage:
+        observers = (
+            ProgressObserver(stage, config.training.steps_per_round),
+            Recorder(world, config, path, run, directory),
+        )
+        return federate(world, config, directory, run_identifier(directory), observers)
+
+
+def run_identifier(directory: Path) -> str:
+    """Identifier of a run: made once, kept in its folder, so that a resumed run has the same."""
+    path = directory / "run.json"
+    if path.exists():
+        return str(json.loads(path.read_text())["run"])
+    identifier = uuid4().hex
+    write_json(path, {"run": identifier})
+    return identifier

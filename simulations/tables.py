@@ -1,0 +1,105 @@
+"""The tables at the end of a simulation, as a person reads them."""
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from client.recommend import Recommendation, Recommender
+from shared.config import Config
+from shared.plan import PrivacyPlan
+from simulations.methods import Result
+from simulations.records import Example, Organisation
+
+
+def print_results(console: Console, results: Sequence[Result], config: Config) -> None:
+    """How well each method ranks, with standard errors."""
+    k = config.evaluation.cutoff
+    table = Table(title=f"Ranking all items for every user ({config.evaluation.protocol}, test)")
+    table.add_column("Method")
+    table.add_column("Privacy")
+    table.add_column(f"HR@{k}", justify="right")
+    table.add_column(f"NDCG@{k}", justify="right")
+    for result in results:
+        found = result.evaluation
+        table.add_row(
+            result.label,
+            privacy_words(result),
+            f"{found.hr:.3f} ± {found.standard_error('hr'):.3f}",
+            f"{found.ndcg:.3f} ± {found.standard_error('ndcg'):.3f}",
+            style="bold" if result.method == "federation" else None,
+        )
+    console.print(table)
+    console.print(
+        "  ± one standard error over users. The figures are exact: in a simulation the researcher\n"
+        "  holds all data; they are outside the guarantee."
+    )
+
+
+def privacy_words(result: Result) -> str:
+    """How private a row is, in words."""
+    if result.epsilon is None:
+        central = result.method not in ("statistics", "adapter", "federation")
+        return "none, data pooled" if central and result.method != "zero_shot" else "none"
+    noise = {"own": "own noise", "shared": "noise once, simulated"}[result.noise]
+    return f"epsilon {result.epsilon:g}, {noise}"
+
+
+def print_organisations(
+    console: Console, organisations: Sequence[Organisation], plan: PrivacyPlan
+) -> None:
+    """What each organisation spent and what left it."""
+    table = Table(title=f"Budget by organisation (unit: user; {plan.adjacency.value})")
+    for name in ("Organisation", "Users declared", "Epsilon spent", "of", "delta", "Releases", "kB sent"):
+        table.add_column(name, justify="left" if name == "Organisation" else "right")
+    for record in organisations:
+        spent, budget = record.epsilon_spent, record.epsilon_budget
+        table.add_row(
+            record.name,
+            str(record.declared_users),
+            "no bound" if spent is None else f"{math.ceil(spent * 1000) / 1000:.3f}",
+            "-" if budget is None else f"{budget:g}",
+            f"{record.delta:.1e}",
+            str(sum(release.times for release in record.releases)),
+            f"{sum(release.bytes for release in record.releases) / 1000:,.0f}",
+        )
+    console.print(table)
+
+
+def print_examples(console: Console, examples: Sequence[Example]) -> None:
+    """A few users with their newest items and what is recommended to them."""
+    for example in examples:
+        table = Table(
+            title=f"User {example.user} of {example.organisation}", title_justify="left"
+        )
+        table.add_column("Newest first")
+        table.add_column("Recommended")
+        table.add_column("Score", justify="right")
+        for place, item in enumerate(example.recommended):
+            recent = example.recent[place] if place < len(example.recent) else ""
+            table.add_row(recent, f"{place + 1}. {item.title}", f"{item.score:.2f}")
+        console.print(table)
+
+
+def print_recommendations(
+    console: Console,
+    recommender: Recommender,
+    user: str,
+    need: str | None,
+    found: Sequence[Recommendation],
+) -> None:
+    """A list for one user, with what it was made from."""
+    recent = "; ".join(recommender.recent(user, 5))
+    console.print(f"[bold]{user}[/bold] of {recommender.name}, lately: {recent}")
+    if need is not None:
+        console.print(f"looking for: {need}")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", justify="right")
+    table.add_column("Recommended")
+    table.add_column("", style="dim")
+    table.add_column("Score", justify="right")
+    for place, line in enumerate(found):
+        details = line.text.removeprefix(line.title).strip(" .")
+        table.add_row(str(place + 1), line.title, details, f"{line.score:.2f}")
+    console.print(table)

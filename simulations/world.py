@@ -1,0 +1,145 @@
+"""What a simulation holds before any round: data, organisations, splits, item vectors, the model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+
+from client.agent import Agent, Identity
+from client.data.ingest import Dataset, load_dataset
+from client.data.partition import Organisation, partition
+from client.directory import item_vectors, make_agent, organisation_directory, write_organisation
+from client.ledger import Budget
+from shared.config import Config
+from shared.encoder import Vectors, encode_texts
+from shared.errors import ConfigError
+from shared.models import LoadedModel, load_model
+from shared.splits import Split, split
+from simulations.synth import synthesise
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class World:
+    """One data set split into organisations. The researcher holds all of it.
+
+    Attributes:
+        config: of the run.
+        dataset: everything.
+        organisations: who holds which users.
+    """
+
+    config: Config
+    dataset: Dataset
+    organisations: tuple[Organisation, ...]
+
+    @cached_property
+    def validation(self) -> Split:
+        """Split whose targets settings may be chosen on."""
+        return split(self.dataset.histories, self.config.evaluation.protocol, "validation")
+
+    @cached_property
+    def test(self) -> Split:
+        """Split whose targets figures are reported on."""
+        return split(self.dataset.histories, self.config.evaluation.protocol, "test")
+
+    @property
+    def items(self) -> int:
+        """Size of the catalogue."""
+        return len(self.dataset.catalogue)
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The user model, shared by all organisations."""
+        return load_model(self.config)
+
+    def encode(self, progress: Progress | None = None) -> None:
+        """Fill the cache of item vectors on disk, telling ``progress``."""
+        encode_texts(
+            self.dataset.catalogue.texts, self.loaded.encoder, self.loaded.runtime, progress
+        )
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        """Centred item vectors."""
+        return item_vectors(self.dataset.catalogue, self.loaded)
+
+    def identity(self, number: int) -> Identity:
+        """Public figures of an organisation; in simulation it declares its true size."""
+        part = self.organisations[number]
+        return Identity(part.name, number, len(part.users))
+
+    def budget(self, config: Config) -> Budget:
+        """The same for every organisation of a simulation."""
+        epsilon = None if config.privacy.noise == "none" else config.privacy.epsilon
+        users = sum(len(part.users) for part in self.organisations)
+        return Budget(epsilon, config.privacy.delta or max(float(users), 2.0) ** -1.1)
+
+    def write_organisations(self, config: Config, directory: Path) -> None:
+        """Write every organisation's folder into a run's folder, where it is not there yet."""
+        for number, part in enumerate(self.organisations):
+            folder = organisation_directory(directory, number)
+            if (folder / "organisation.json").exists():
+                continue
+            write_organisation(
+                folder,
+                self.identity(number),
+                self.budget(config),
+                self.dataset.catalogue,
+                self.dataset.histories.select(part.users),
+                self.test.train.select(part.users),
+            )
+
+    def agents(self, config: Config, directory: Path) -> list[Agent]:
+        """One agent per organisation over the data in memory, its ledger in the run's folder."""
+        return [
+            make_agent(
+                organisation_directory(directory, number),
+                self.identity(number),
+                self.budget(config),
+                self.dataset.catalogue,
+                self.test.train.select(part.users),
+                config,
+            )
+            for number, part in enumerate(self.organisations)
+        ]
+
+
+def build_world(config: Config, scratch: Path, progress: Progress | None = None) -> World:
+    """Load or generate the data and split it into organisations.
+
+    Args:
+        config: of the run.
+        scratch: folder for generated data.
+        progress: told ``(users done, users)`` while data is generated.
+
+    Raises:
+        ConfigError: if the partition gives another number of organisations than configured.
+    """
+    options = config.data
+    if options.source == "synthetic":
+        folder = scratch / "synthetic"
+        if not (folder / "interactions.parquet").exists():
+            synthesise(
+                options.synthetic_users,
+                options.synthetic_items,
+                config.partition.organisations,
+                config.run.seed,
+                folder,
+                progress,
+            )
+        options = options.model_copy(update={"source": str(folder)})
+    dataset = load_dataset(options)
+    parts = partition(
+        dataset, config.partition.scheme, config.partition.organisations, config.run.seed
+    )
+    if len(parts) != config.partition.organisations:
+        raise ConfigError(
+            f"partition.scheme = {config.partition.scheme} gives {len(parts)} organisations; set "
+            f"partition.organisations = {len(parts)}"
+        )
+    return World(config, dataset, tuple(parts))
+
+
