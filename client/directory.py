@@ -129,7 +129,7 @@ def make_agent(
     def resources() -> Resources:
         loaded = load_model(config)
         vectors = item_vectors(catalogue, loaded)
-        return Resources(_trainable(loaded), vectors, loaded.sha256)
+        return Resources(trainable_model(loaded), vectors, loaded.sha256)
 
     return Agent(identity, directory, catalogue, training, ledger, config, resources)
 
@@ -167,7 +167,12 @@ def _vectors(texts: tuple[str, ...], loaded: LoadedModel) -> Vectors:
 _wrapped: dict[int, Trainable] = {}
 
 
-def _trainable(loaded: LoadedModel) -> Trainable:
+def trainable_model(loaded: LoadedModel) -> Trainable:
+    """The model under Opacus's hooks, wrapped and checked once per process.
+
+    Raises:
+        ModelError: if its gradients or its saved adapter are not what they should be.
+    """
     if id(loaded.model) not in _wrapped:
         trainable = Trainable.of(loaded.model, loaded.runtime)
         verify_gradients(trainable)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import transformers
 
-from shared.adapters import Arrays, adapter_arrays, frozen_sha256
+from shared.adapters import Arrays, adapter_arrays, frozen_sha256, peft_model
 from shared.assets import Base, resolve_base
 from shared.config import Config, ModelSection
 from shared.devices import Runtime, choose_runtime
@@ -35,6 +35,11 @@ class LoadedModel:
     runtime: Runtime
     initial: Arrays
     sha256: str
+
+    @property
+    def hidden_size(self) -> int:
+        """Length of a hidden state and of an item vector."""
+        return int(peft_model(self.model).config.hidden_size)
 
 
 def load_model(config: Config) -> LoadedModel:

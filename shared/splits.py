@@ -44,8 +44,7 @@ def leave_one_out(histories: PrivateHistories, part: Part) -> Split:
     validation three.
 
     Ties: "last" is the last in the row. Among interactions of one user at the same time that is
-    the item furthest down the catalogue (the order of ``PrivateHistories``), so the target never
-    depends on the order of the input.
+    the one furthest down the input (the order of ``PrivateHistories``).
     """
     held_out = 1 if part == "test" else 2
     place = histories.lengths - held_out
@@ -69,7 +68,7 @@ def temporal(histories: PrivateHistories, part: Part) -> Split:
     Ties: a cut is the time of the interaction at place ``floor(share * interactions)`` in order of
     time, and *every* interaction at exactly that time is after it. So at most 80% and 90% lie
     before, fewer where many share the time of the cut. Within a user, interactions at the same time
-    keep the order of the catalogue; the first one is the target.
+    keep the order of the input; the first one is the target.
 
     Raises:
         DataError: if the times do not separate the parts (nothing lies before the validation cut,

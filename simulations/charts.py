@@ -16,6 +16,7 @@ Shape = Literal["wide", "narrow"]
 """For a desktop or for a phone: the page shows one of the two, so that text keeps its size."""
 
 WIDTHS_PT = {"wide": 720.0, "narrow": 330.0}
+LABEL_CHARACTERS = {"wide": 34, "narrow": 24}
 
 # Colours that stand for the page's custom properties until the SVG is written.
 _VARIABLES = {
@@ -72,7 +73,6 @@ class Bar:
 class Curve:
     """A run's figures over its rounds, ``(round, value)`` each."""
 
-    label: str
     colour: str
     utility: Sequence[tuple[int, float]]
     epsilon: Sequence[tuple[int, float]]
@@ -99,7 +99,7 @@ def results_chart(bars: Sequence[Bar], cutoff: int, shape: Shape) -> str:
                 )
             ax.set_xlim(0, max(1e-9, float(ends.max()) * 1.22))
             ax.set_title(f"{metric.upper()}@{cutoff}")
-            ax.set_yticks(places, [bar.label for bar in bars])
+            ax.set_yticks(places, [_short(bar.label, shape) for bar in bars])
             _quiet(ax, "x")
         axes[0].invert_yaxis()
         if shape == "narrow":
@@ -127,15 +127,16 @@ def rounds_chart(curves: Sequence[Curve], cutoff: int, budget: float | None, sha
                 axes[-1].axhline(budget, color=_MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
                 axes[-1].annotate(
                     f"budget {budget:g}",
-                    (0, budget),
-                    (0, -4),
+                    (1, budget),
+                    (0, 4),
                     xycoords=("axes fraction", "data"),
                     textcoords="offset points",
-                    va="top",
+                    ha="right",
                     color=_MUTED,
                 )
             axes[-1].set_title("Epsilon spent")
-            axes[-1].set_ylim(bottom=0)
+            top = max(value for curve in curves for _, value in curve.epsilon)
+            axes[-1].set_ylim(0, 1.2 * max(top, budget or 0.0))
         for ax in axes:
             _quiet(ax, "y")
             ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -143,15 +144,12 @@ def rounds_chart(curves: Sequence[Curve], cutoff: int, budget: float | None, sha
         return _svg(figure, "Curves over rounds: validation NDCG and epsilon spent")
 
 
-def bytes_chart(
-    names: Sequence[str], kinds: Sequence[str], kilobytes: Sequence[Sequence[float]], shape: Shape
-) -> str:
+def bytes_chart(names: Sequence[str], kilobytes: Sequence[Sequence[float]], shape: Shape) -> str:
     """What left every organisation, as bars stacked by kind of release.
 
     Args:
         names: of the organisations.
-        kinds: of the releases, coloured in the order of ``SERIES``.
-        kilobytes: ``[kinds][organisations]``.
+        kilobytes: ``[kinds][organisations]``; kinds are coloured in the order of ``SERIES``.
         shape: of the page.
     """
     with mpl.rc_context({**_STYLE, "svg.hashsalt": f"bytes-{shape}"}):
@@ -167,7 +165,7 @@ def bytes_chart(
                 f"{end:,.0f}", (end, place), (5, 0), textcoords="offset points", va="center"
             )
         ax.set_xlim(0, max(1e-9, float(left.max()) * 1.12))
-        ax.set_yticks(places, list(names))
+        ax.set_yticks(places, [_short(name, shape) for name in names])
         ax.invert_yaxis()
         ax.set_xlabel("kB sent")
         _quiet(ax, "x")
@@ -176,6 +174,12 @@ def bytes_chart(
 
 def _figure(shape: Shape, height_pt: float) -> Figure:
     return Figure(figsize=(WIDTHS_PT[shape] / 72, height_pt / 72), facecolor="none")
+
+
+def _short(label: str, shape: Shape) -> str:
+    """The label, cut so that it leaves room for the bars."""
+    most = LABEL_CHARACTERS[shape]
+    return label if len(label) <= most else f"{label[: most - 1].rstrip()}…"
 
 
 def _line(ax: Axes, points: Sequence[tuple[int, float]], colour: str, marker: str) -> None:

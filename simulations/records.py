@@ -46,7 +46,7 @@ class DatasetRecord(Line):
     items: Count
     interactions: Count
     organisations: Count
-    notices: list[str] = Field(default_factory=list)
+    notices: tuple[str, ...] = ()
 
 
 class GuaranteeRecord(Line):
@@ -156,7 +156,7 @@ class OrganisationRecord(Line):
     epsilon_spent: Epsilon
     epsilon_budget: Epsilon
     delta: Share
-    releases: list[ReleaseSummary]
+    releases: tuple[ReleaseSummary, ...]
 
 
 class Recommended(Line):
@@ -172,8 +172,8 @@ class ExampleRecord(Line):
     event: Literal["example"] = "example"
     organisation: str
     user: str
-    recent: list[str]
-    recommended: list[Recommended]
+    recent: tuple[str, ...]
+    recommended: tuple[Recommended, ...]
 
 
 class TimingRecord(Line):

@@ -61,7 +61,7 @@ class Recorder:
         assert self.curve is not None
         records.append_record(
             self.path,
-            records.Round(
+            records.RoundRecord(
                 run=self.run,
                 round=report.round,
                 rounds=report.rounds,
@@ -91,7 +91,7 @@ class Recorder:
         found = federated(self.world, "federation", self.world.validation, scores)
         records.append_record(
             self.path,
-            records.Evaluation(
+            records.EvaluationRecord(
                 run=self.run,
                 round=report.round,
                 part="validation",
@@ -138,7 +138,7 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
         records.append_record(path, record)
     organisations = organisation_records(directory, len(world.organisations))
     examples = example_records(world, config, private)
-    timings = [records.Timing(stage=k, seconds=v) for k, v in screen.timings.items()]
+    timings = [records.TimingRecord(stage=k, seconds=v) for k, v in screen.timings.items()]
     for record in [*organisations, *examples, *timings]:
         records.append_record(path, record)
     report = write_report(directory)
@@ -182,7 +182,7 @@ def announce(world: World, config: Config, console: Console, path: Path) -> None
     )
     records.append_record(
         path,
-        records.Dataset(
+        records.DatasetRecord(
             name=dataset.name,
             users=len(dataset.histories),
             items=world.items,
@@ -193,7 +193,7 @@ def announce(world: World, config: Config, console: Console, path: Path) -> None
     )
 
 
-def guarantee(plan: PrivacyPlan, config: Config) -> records.Guarantee:
+def guarantee(plan: PrivacyPlan, config: Config) -> records.GuaranteeRecord:
     """The plan as a record, by all three accountants."""
     events, noisy = plan.events(), plan.noise is not Noise.NONE
     sigma = {
@@ -201,7 +201,7 @@ def guarantee(plan: PrivacyPlan, config: Config) -> records.Guarantee:
         for m in (plan.popularity, plan.cooccurrence, plan.step)
         if m is not None
     }
-    return records.Guarantee(
+    return records.GuaranteeRecord(
         unit="user",
         adjacency=plan.adjacency.value,
         epsilon=plan.epsilon,
@@ -244,10 +244,10 @@ def evaluate_all(
     return results
 
 
-def result_record(result: Result, config: Config, plan: PrivacyPlan) -> records.Result:
+def result_record(result: Result, config: Config, plan: PrivacyPlan) -> records.ResultRecord:
     """A table row as a record."""
     found, cold = result.evaluation, result.cold
-    return records.Result(
+    return records.ResultRecord(
         method=result.method,
         label=result.label,
         epsilon=result.epsilon,
@@ -263,7 +263,7 @@ def result_record(result: Result, config: Config, plan: PrivacyPlan) -> records.
     )
 
 
-def comparisons(results: list[Result], config: Config) -> list[records.Comparison]:
+def comparisons(results: list[Result], config: Config) -> list[records.ComparisonRecord]:
     """Paired bootstrap over users: the federation against its statistics, each noise apart."""
     found = {(r.method, r.noise): r.evaluation for r in results}
     made = []
@@ -273,7 +273,7 @@ def comparisons(results: list[Result], config: Config) -> list[records.Compariso
             whole, part, "ndcg", config.evaluation.bootstrap_samples, config.run.seed
         )
         made.append(
-            records.Comparison(
+            records.ComparisonRecord(
                 a=f"federation ({noise})",
                 b=f"statistics ({noise})",
                 metric="ndcg",
@@ -285,7 +285,7 @@ def comparisons(results: list[Result], config: Config) -> list[records.Compariso
     return made
 
 
-def organisation_records(directory: Path, count: int) -> list[records.Organisation]:
+def organisation_records(directory: Path, count: int) -> list[records.OrganisationRecord]:
     """What each organisation's ledger says: budget, spending, and everything that left."""
     made = []
     for number in range(count):
@@ -294,7 +294,7 @@ def organisation_records(directory: Path, count: int) -> list[records.Organisati
         with Ledger(folder / "ledger.sqlite", budget) as ledger:
             spent = ledger.spent()
             made.append(
-                records.Organisation(
+                records.OrganisationRecord(
                     name=identity.name,
                     declared_users=identity.declared_users,
                     epsilon_spent=spent if math.isfinite(spent) else None,
@@ -306,11 +306,11 @@ def organisation_records(directory: Path, count: int) -> list[records.Organisati
     return made
 
 
-def release_summaries(ledger: Ledger) -> tuple[records.Release, ...]:
+def release_summaries(ledger: Ledger) -> tuple[records.ReleaseSummary, ...]:
     """Everything that left by a ledger, one line per kind."""
     releases = ledger.releases()
     return tuple(
-        records.Release(
+        records.ReleaseSummary(
             what=what,
             times=sum(r.what == what for r in releases),
             bytes=sum(r.size_bytes for r in releases if r.what == what),
@@ -322,7 +322,7 @@ def release_summaries(ledger: Ledger) -> tuple[records.Release, ...]:
 
 def example_records(
     world: World, config: Config, outcome: Outcome
-) -> list[records.Example]:
+) -> list[records.ExampleRecord]:
     """A few users, one of each organisation in turn, with their newest items and their list."""
     scores = scorer(world, config, outcome.statistics, outcome.adapter)
     histories, titles = world.dataset.histories, world.dataset.catalogue.titles
@@ -332,12 +332,12 @@ def example_records(
         row = scores.fused(histories, np.array([user]))[0]
         seen = histories.row(user)
         made.append(
-            records.Example(
+            records.ExampleRecord(
                 organisation=part.name,
                 user=histories.user_ids[user],
                 recent=tuple(titles[i] for i in seen[-RECENT:][::-1]),
                 recommended=tuple(
-                    records.Recommendation(title=titles[place], score=score)
+                    records.Recommended(title=titles[place], score=score)
                     for place, score in top_items(row, seen, SHOWN)
                 ),
             )

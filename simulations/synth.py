@@ -60,11 +60,9 @@ SERIES_LENGTHS = (0.8, 0.1, 0.1)
 THEME_COUNTS = (0.5, 0.35, 0.15)
 THEME_WEIGHTS = ((1.0, 0.0, 0.0), (0.7, 0.3, 0.0), (0.6, 0.25, 0.15))
 ZIPF_EXPONENT, ZIPF_SHIFT, SEQUEL_FACTOR = 1.0, 5.0, 0.4
-ORGANISATION_EVENNESS = 5.0
-TASTE = 0.06
+ORGANISATION_EVENNESS, TASTE = 5.0, 0.06
 LENGTH_MEDIAN, LENGTH_SPREAD = 40.0, 0.9
-FOLLOWS, POPULAR = 0.7, 0.15
-PASSES_BY_TASTE = 8
+FOLLOWS, POPULAR, PASSES_BY_TASTE = 0.7, 0.15, 8
 GAP_MEDIAN_S, GAP_SPREAD = 4 * 3600.0, 1.5
 FIRST_DAY_S, LAST_DAY_S = 1_420_070_400, 1_609_459_200  # starts of 2015 and 2021, UTC
 FIRST_YEAR, LAST_YEAR = 1950, 2014  # every item is older than every history
@@ -129,8 +127,7 @@ def synthesise(
         ConfigError: for sizes that cannot be.
     """
     _check(users, items, organisations, seed)
-    rng = np.random.default_rng([seed, 0])
-    catalogue, table = _make_items(items, rng)
+    catalogue, table = _make_items(items, np.random.default_rng([seed, 0]))
     houses = _make_organisations(organisations, np.random.default_rng([seed, 1]))
     with atomic_path(out / "items.parquet") as path:
         pq.write_table(table, path)

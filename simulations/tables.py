@@ -10,7 +10,7 @@ from client.recommend import Recommendation, Recommender
 from shared.config import Config
 from shared.plan import PrivacyPlan
 from simulations.methods import Result
-from simulations.records import Example, Organisation
+from simulations.records import ExampleRecord, OrganisationRecord
 
 
 def print_results(console: Console, results: Sequence[Result], config: Config) -> None:
@@ -47,7 +47,7 @@ def privacy_words(result: Result) -> str:
 
 
 def print_organisations(
-    console: Console, organisations: Sequence[Organisation], plan: PrivacyPlan
+    console: Console, organisations: Sequence[OrganisationRecord], plan: PrivacyPlan
 ) -> None:
     """What each organisation spent and what left it."""
     table = Table(title=f"Budget by organisation (unit: user; {plan.adjacency.value})")
@@ -67,7 +67,7 @@ def print_organisations(
     console.print(table)
 
 
-def print_examples(console: Console, examples: Sequence[Example]) -> None:
+def print_examples(console: Console, examples: Sequence[ExampleRecord]) -> None:
     """A few users with their newest items and what is recommended to them."""
     for example in examples:
         table = Table(

@@ -102,7 +102,7 @@ def _read_csv(
     connection.execute(
         f"CREATE TEMP TABLE {name} AS SELECT * FROM read_csv($path, delim = $delimiter, "
         "quote = $quote, escape = $quote, columns = $columns, header = $header, "
-        "encoding = $encoding, auto_detect = false, hive_partitioning = false)",
+        "encoding = $encoding, auto_detect = false)",
         {
             "path": glob.escape(str(path)),
             "delimiter": delimiter,
@@ -151,9 +151,10 @@ def _header(file: SourceFile) -> tuple[str, ...]:
 
 
 def _first_row(file: SourceFile) -> str:
+    with file.path.open("rb") as lines:
+        first = next(iter(lines.readline().splitlines()), b"")
     try:
-        with file.path.open(encoding="utf-8-sig", newline="") as lines:
-            return lines.readline().rstrip("\r\n")
+        return first.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file.path}, line 1: not UTF-8; save the file as UTF-8") from error
 

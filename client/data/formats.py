@@ -27,6 +27,7 @@ DAT_COLUMNS: dict[Part, tuple[str, ...]] = {
     "items": ("item_id", "title", "genres"),
     "users": ("user_id", "gender", "age", "occupation", "zip_code"),
 }
+MOVIELENS_ITEMS = ("movies.csv", "movies.dat")
 PATTERNS: dict[str, tuple[str, ...]] = {
     "interactions": (
         "*.inter",
@@ -35,7 +36,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "interactions.csv",
         "interactions.parquet",
     ),
-    "items": ("*.item", "movies.csv", "movies.dat", "items.csv", "items.parquet"),
+    "items": ("*.item", *MOVIELENS_ITEMS, "items.csv", "items.parquet"),
 }
 ML100K_INTERACTIONS_SHA256 = "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"
 ML100K_ITEMS_SHA256 = "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532"
@@ -157,7 +158,7 @@ def _built_in(options: DataSection) -> Source:
 
 def _source(name: str, interactions: SourceFile, items: SourceFile) -> Source:
     """The whole source: what lies beside the two files under a name that its format fixes."""
-    source = Source(name, interactions, items, movielens=items.path.name in PATTERNS["items"][1:3])
+    source = Source(name, interactions, items, movielens=items.path.name in MOVIELENS_ITEMS)
     if interactions.kind == "recbole":
         source = replace(source, users=_beside(interactions.path.with_suffix(".user"), "users"))
     elif interactions.path.name == "ratings.dat":

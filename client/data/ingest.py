@@ -43,7 +43,7 @@ def load_dataset(options: DataSection) -> Dataset:
 
     Users and items are ordered by identifier: as numbers if all are integers, else as text. An
     identifier is text without spaces around it. Repeated interactions of a user with an item stay,
-    each with its own time. So the result does not depend on the order of the rows.
+    each with its own time. Interactions of a user at the same time keep the order of the file.
 
     ``options.item_column`` may be the name in only one of the two files; the other is guessed.
 

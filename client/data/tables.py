@@ -41,22 +41,14 @@ class Table:
     @property
     def notices(self) -> tuple[str, ...]:
         """Sentences on what a person may not expect of this file."""
-        name = self.file.path.name
-        return (
-            *(
-                [
-                    f"{name}: left out {', '.join(self.left_out)}, which hold neither text nor "
-                    "numbers"
-                ]
-                if self.left_out
-                else []
+        name, left_out = self.file.path.name, ", ".join(self.left_out)
+        sentences = {
+            f"{name}: left out {left_out}, which hold neither text nor numbers": self.left_out,
+            f"{name}: lines end in two ways, as when two files were joined; all are read": (
+                self.mixed_endings
             ),
-            *(
-                [f"{name}: lines end in two ways, as when two files were joined; all are read"]
-                if self.mixed_endings
-                else []
-            ),
-        )
+        }
+        return tuple(sentence for sentence, applies in sentences.items() if applies)
 
     def text(self, column: str) -> str:
         """SQL of a column as text without spaces around it; empty where there is none.

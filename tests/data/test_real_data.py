@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from shared.errors import AssetError
 RELEASED_BEFORE = 1_538_000_000
 
 
-def test_movielens_100k_from_its_package_has_its_published_size_and_says_its_licence():
+def test_movielens_100k_from_its_package_has_its_published_size_and_says_its_licence() -> None:
     try:
         dataset = load_dataset(DataSection(source="movielens-100k"))
     except AssetError as error:
@@ -30,14 +31,16 @@ def test_movielens_100k_from_its_package_has_its_published_size_and_says_its_lic
     assert dataset.catalogue.texts[0] == "Toy Story (1995). Genres: Animation, Children's, Comedy."
 
 
-def test_movielens_100k_as_a_folder_has_columns_about_users(real_data):
+def test_movielens_100k_as_a_folder_has_columns_about_users(real_data: Path) -> None:
     dataset = load_dataset(DataSection(source=str(real_data / "ml-100k")))
     assert len(dataset.histories.items) == 100_000
     assert list(dataset.user_columns) == ["age", "gender", "occupation", "zip_code"]
     assert Counter(dataset.user_columns["gender"]) == {"M": 670, "F": 273}
 
 
-def test_movielens_latest_small_has_its_published_size(real_data, write):
+def test_movielens_latest_small_has_its_published_size(
+    real_data: Path, write: Callable[..., Path]
+) -> None:
     source = real_data / "ml-latest-small"
     with (source / "ratings.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
@@ -53,7 +56,7 @@ def test_movielens_latest_small_has_its_published_size(real_data, write):
     assert dataset.catalogue.keys[0] == "tt0114709"
 
 
-def test_movielens_latest_small_as_it_lies_there_loses_no_row(real_data):
+def test_movielens_latest_small_as_it_lies_there_loses_no_row(real_data: Path) -> None:
     source = real_data / "ml-latest-small"
     lengths = _rows_per_user(source / "ratings.csv")
     kept = {user: length for user, length in lengths.items() if length >= 5}

@@ -1,0 +1,1 @@
+"""Measurements that print the tables of the docs; each takes ``--json FILE``."""

@@ -1,0 +1,208 @@
+"""``tacit bench accuracy``: how well every method ranks, over several noise draws."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shared.config import Config
+from shared.metrics import Evaluation, paired_bootstrap
+from shared.splits import Split
+from simulations.federate import federate, scorer
+from simulations.methods import LABELS, baseline, cold_slice, federated
+from simulations.world import World, build_world
+
+BASELINES = ("popularity", "item_knn", "ease", "sasrec", "zero_shot")
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """One line: means over seeds.
+
+    Attributes:
+        method: key of ``simulations.methods.LABELS``.
+        part: ``whole`` where the method has the whole budget, ``share`` for the statistics of a
+            federation, which leave some of it to the adapter.
+        epsilon: None without noise.
+        noise: ``own``, ``shared`` or ``none``.
+        data, protocol: what was ranked.
+        hr10, ndcg10: means over seeds.
+        hr10_se, ndcg10_se: standard error over users, of one draw.
+        hr10_spread, ndcg10_spread: standard deviation over seeds.
+        cold_ndcg10: on targets outside the items that G covers.
+        seeds: how many draws.
+    """
+
+    method: str
+    part: str
+    epsilon: float | None
+    noise: str
+    data: str
+    protocol: str
+    hr10: float
+    ndcg10: float
+    hr10_se: float
+    ndcg10_se: float
+    hr10_spread: float
+    ndcg10_spread: float
+    cold_ndcg10: float | None
+    seeds: int
+
+    @property
+    def label(self) -> str:
+        """What a person reads."""
+        suffix = ", its share of the budget" if self.part == "share" else ""
+        return LABELS[self.method] + suffix
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Federation minus its own statistics on one setting, pooled over seeds and users."""
+
+    noise: str
+    epsilon: float | None
+    ndcg10_mean: float
+    ndcg10_low: float
+    ndcg10_high: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A noise setting to measure."""
+
+    noise: str
+    epsilon: float | None
+
+    def configure(self, config: Config, seed: int) -> Config:
+        """The configuration of one draw."""
+        privacy = {"noise": self.noise}
+        if self.epsilon is not None:
+            privacy["epsilon"] = self.epsilon  # type: ignore[assignment]
+        return config.model_copy(
+            update={
+                "privacy": config.privacy.model_copy(update=privacy),
+                "run": config.run.model_copy(update={"seed": seed}),
+            }
+        )
+
+
+def measure(
+    config: Config,
+    settings: Sequence[Setting],
+    seeds: int,
+    baselines: Iterable[str] = BASELINES,
+    part: str = "test",
+    told: Callable[[str], None] = lambda _: None,
+) -> tuple[list[AccuracyRow], list[Comparison]]:
+    """Measure the baselines once and every setting over ``seeds`` draws.
+
+    Args:
+        config: data, model and training; its own noise and seed are not used.
+        settings: noise settings.
+        seeds: draws of noise, initial adapter and partition.
+        baselines: of ``BASELINES``.
+        part: ``test``, or ``validation`` for choosing settings.
+        told: is told what runs next.
+    """
+    rows: list[AccuracyRow] = []
+    comparisons: list[Comparison] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        world = build_world(config, Path(scratch))
+        split = world.test if part == "test" else world.validation
+        for method in baselines:
+            told(LABELS[method])
+            found = [baseline(world, method, split)]
+            rows.append(_row(world, config, method, "whole", Setting("none", None), found, []))
+        for setting in settings:
+            label = "no noise" if setting.epsilon is None else f"{setting.epsilon:g}"
+            draws: dict[tuple[str, str], list[Evaluation]] = {}
+            cold: dict[tuple[str, str], list[Evaluation]] = {}
+            for seed in range(seeds):
+                told(f"epsilon {label}, noise {setting.noise}, draw {seed + 1} of {seeds}")
+                folder = Path(scratch) / f"{setting.noise}-{label}-{seed}"
+                for key, evaluation, slice_ in _draw(setting, config, seed, folder, split):
+                    draws.setdefault(key, []).append(evaluation)
+                    if slice_ is not None:
+                        cold.setdefault(key, []).append(slice_)
+            for (method, budget), found in draws.items():
+                rows.append(
+                    _row(world, config, method, budget, setting, found, cold.get((method, budget), []))
+                )
+            whole, own = ("federation", "whole"), ("statistics", "share")
+            if whole in draws:
+                comparisons.append(_compare(setting, draws[whole], draws[own]))
+    return rows, comparisons
+
+
+def _draw(
+    setting: Setting, config: Config, seed: int, folder: Path, split: Split
+) -> Iterable[tuple[tuple[str, str], Evaluation, Evaluation | None]]:
+    drawn = setting.configure(config, seed)
+    world = build_world(drawn, folder)
+    alone = drawn.model_copy(
+        update={"training": drawn.training.model_copy(update={"rounds": 0})}
+    )
+    outcome = federate(world, alone, folder / "statistics", f"statistics-{seed}")
+    scores = scorer(world, alone, outcome.statistics, None)
+    found = federated(world, "statistics", split, scores)
+    yield ("statistics", "whole"), found, cold_slice(world, found, scores)
+    if not drawn.training.rounds:
+        return
+    outcome = federate(world, drawn, folder / "federation", f"federation-{seed}")
+    scores = scorer(world, drawn, outcome.statistics, outcome.adapter)
+    for method, budget in (
+        ("statistics", "share"),
+        ("adapter", "whole"),
+        ("federation", "whole"),
+    ):
+        found = federated(world, method, split, scores)
+        yield (method, budget), found, cold_slice(world, found, scores)
+
+
+def _row(
+    world: World,
+    config: Config,
+    method: str,
+    budget: str,
+    setting: Setting,
+    found: Sequence[Evaluation],
+    cold: Sequence[Evaluation],
+) -> AccuracyRow:
+    hr, ndcg = [e.hr for e in found], [e.ndcg for e in found]
+    return AccuracyRow(
+        method=method,
+        part=budget,
+        epsilon=setting.epsilon,
+        noise=setting.noise,
+        data=world.dataset.name,
+        protocol=config.evaluation.protocol,
+        hr10=float(np.mean(hr)),
+        ndcg10=float(np.mean(ndcg)),
+        hr10_se=float(np.mean([e.standard_error("hr") for e in found])),
+        ndcg10_se=float(np.mean([e.standard_error("ndcg") for e in found])),
+        hr10_spread=float(np.std(hr)),
+        ndcg10_spread=float(np.std(ndcg)),
+        cold_ndcg10=float(np.mean([e.ndcg for e in cold])) if cold else None,
+        seeds=len(found),
+    )
+
+
+def _compare(
+    setting: Setting, whole: Sequence[Evaluation], part: Sequence[Evaluation]
+) -> Comparison:
+    """Mean over draws of the paired differences; the interval is that of the mean draw."""
+    differences = [paired_bootstrap(a, b, "ndcg") for a, b in zip(whole, part, strict=True)]
+    return Comparison(
+        setting.noise,
+        setting.epsilon,
+        float(np.mean([d.mean for d in differences])),
+        float(np.mean([d.low for d in differences])),
+        float(np.mean([d.high for d in differences])),
+    )
+
+
+def as_json(rows: Sequence[AccuracyRow], comparisons: Sequence[Comparison]) -> dict[str, object]:
+    """The object that ``--json`` writes."""
+    return {"rows": [asdict(r) for r in rows], "comparisons": [asdict(c) for c in comparisons]}

@@ -1,0 +1,208 @@
+"""A warm start: all weights of the user model trained on public histories, without privacy.
+
+Public data only. The result is a base directory like any other (``config.json``, safetensors) whose layers
+stand in for the base's own; its card names data, licence and hashes.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, PreTrainedModel
+
+from client.data.ingest import Dataset, load_dataset
+from client.directory import item_vectors
+from client.trainer import micro_batches, user_rows
+from shared.assets import Base
+from shared.config import Config
+from shared.devices import Runtime
+from shared.encoder import load_encoder
+from shared.errors import ConfigError, RunError
+from shared.files import sha256_file, write_json
+from shared.histories import PrivateHistories
+from shared.metrics import evaluate
+from shared.models import load_model
+from shared.splits import Split, leave_one_out
+from shared.statistics import log_popularity, popularity_sum
+from shared.user_model import (
+    INPUT_GAIN,
+    UserModel,
+    item_tensor,
+    last_hidden,
+    load_backbone,
+    pad_windows,
+    row_losses,
+)
+
+HELD_OUT_USERS = 0.1
+PATIENCE = 2
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What came out.
+
+    Attributes:
+        directory: the warm start.
+        epochs: after which the best weights were kept; 0 is the base itself.
+        ndcg: NDCG@10 on the held-out users' last items, by epoch, before any training first.
+    """
+
+    directory: Path
+    epochs: int
+    ndcg: tuple[float, ...]
+
+
+def pretrain(
+    config: Config,
+    out: Path,
+    licence: str,
+    epochs: int = 8,
+    learning_rate: float = 1e-4,
+    rows: int = 32,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Pretraining:
+    """Train all weights of the kept layers and write the warm start.
+
+    Stops when the held-out users' NDCG has not grown for ``PATIENCE`` epochs and keeps the best.
+
+    Args:
+        config: ``data`` names the public histories; base, layers and window are the user model's.
+        out: directory to write; must not exist.
+        licence: of the data, for the card.
+        epochs: at most.
+        learning_rate: of AdamW.
+        rows: users of a step.
+        progress: told ``(epoch, epochs, ndcg)``.
+
+    Raises:
+        RunError: if ``out`` exists.
+        ConfigError: if the configuration already has a warm start.
+    """
+    if out.exists():
+        raise RunError(f"{out}: exists already; give another --out")
+    if config.model.warm_start:
+        raise ConfigError("model.warm_start: pretraining starts from the base's own weights")
+    dataset = load_dataset(config.data)
+    loaded = load_model(config)
+    runtime = loaded.runtime
+    torch.manual_seed(config.run.seed)
+    generator = np.random.default_rng(config.run.seed)
+    backbone = load_backbone(loaded.encoder.path, config.model.layers, config.model.layers_from)
+    scale = INPUT_GAIN * float(backbone.get_input_embeddings().weight.norm(dim=1).median())
+    model = UserModel(backbone.to(runtime.device), scale, config.model.temperature)
+    vectors = item_vectors(dataset.catalogue, loaded)
+    items = item_tensor(vectors, runtime.device, runtime.precision)
+    learners, judges = _learners_and_judges(dataset.histories, generator)
+    popularity = popularity_sum(learners, len(dataset.catalogue))
+    prior = torch.from_numpy(log_popularity(popularity, 0.0)).float().to(runtime.device)
+    parameters = [p for n, p in backbone.named_parameters() if "embeddings." not in n]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
+
+    history = [_ndcg(model, judges, items, prior, config.model.window, runtime)]
+    best, best_epoch = _copy(backbone), 0
+    for epoch in range(1, epochs + 1):
+        groups = micro_batches(
+            learners, generator.permutation(len(learners)), config.model.window, rows
+        )
+        for place in generator.permutation(len(groups)):
+            batch = user_rows(learners, groups[place], config.model.window, runtime.device)
+            with runtime.autocast():
+                loss = row_losses(model, batch, items, prior, model.temperature).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+        history.append(_ndcg(model, judges, items, prior, config.model.window, runtime))
+        if progress is not None:
+            progress(epoch, epochs, history[-1])
+        if history[-1] > max(history[:-1]):
+            best, best_epoch = _copy(backbone), epoch
+        elif epoch - best_epoch >= PATIENCE:
+            break
+    backbone.load_state_dict(best)
+    _write(out, loaded.encoder, backbone, config, dataset, licence, best_epoch, history)
+    return Pretraining(out, best_epoch, tuple(history))
+
+
+def _learners_and_judges(
+    histories: PrivateHistories, generator: np.random.Generator
+) -> tuple[PrivateHistories, Split]:
+    order = generator.permutation(len(histories))
+    held_out = max(1, round(HELD_OUT_USERS * len(histories)))
+    judges = histories.select(order[:held_out])
+    return histories.select(order[held_out:]), leave_one_out(judges, "test")
+
+
+def _ndcg(
+    model: UserModel,
+    judges: Split,
+    items: torch.Tensor,
+    prior: torch.Tensor,
+    window: int,
+    runtime: Runtime,
+) -> float:
+    def score(users: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray[
+        tuple[int, int], np.dtype[np.float32]
+    ]:
+        windows, lengths = pad_windows([judges.history.row(int(u)) for u in users], window)
+        with torch.inference_mode(), runtime.autocast():
+            hidden = last_hidden(
+                model,
+                torch.from_numpy(windows).to(runtime.device),
+                torch.from_numpy(lengths).to(runtime.device),
+                items,
+            )
+            return (model.scores(hidden, items) + prior).float().cpu().numpy()
+
+    return evaluate(score, judges, len(items), block=128).ndcg
+
+
+def _copy(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _write(
+    out: Path,
+    base: Base,
+    backbone: PreTrainedModel,
+    config: Config,
+    dataset: Dataset,
+    licence: str,
+    epochs: int,
+    history: list[float],
+) -> None:
+    """The whole base with the trained layers in their places, so that it loads like any base."""
+    whole = load_encoder(base.path)
+    state = whole.state_dict()
+    state.update({k: v.cpu() for k, v in backbone.state_dict().items() if k in state})
+    whole.load_state_dict(state)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        folder = Path(scratch) / "warm-start"
+        whole.save_pretrained(str(folder))  # type: ignore[operator]
+        AutoTokenizer.from_pretrained(base.path, local_files_only=True).save_pretrained(folder)
+        write_json(
+            folder / "card.json",
+            {
+                "what": "warm start of a tacit user model, trained without privacy on public data",
+                "base": base.reference,
+                "base_sha256": base.weights_sha256,
+                "weights_sha256": sha256_file(folder / "model.safetensors"),
+                "layers": config.model.layers,
+                "layers_from": config.model.layers_from,
+                "data": dataset.name,
+                "licence": licence,
+                "users": len(dataset.histories),
+                "items": len(dataset.catalogue),
+                "interactions": int(dataset.histories.lengths.sum()),
+                "epochs": epochs,
+                "held_out_ndcg10_by_epoch": history,
+            },
+        )
+        folder.replace(out)
