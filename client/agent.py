@@ -1,7 +1,7 @@
 """The agent of one organisation: it alone touches the histories, and it decides what may leave.
 
-Five things can be asked of it: its public figures, the two statistics, training, and to take what the
-server hands back. Each is checked against the budget before anything is computed.
+Five things can be asked of it: its public figures, the two statistics, training, and to take what
+the server hands back. Each is checked against the budget before anything is computed.
 """
 
 import functools
@@ -27,7 +27,7 @@ from shared.errors import FederationError, PrivacyError, TacitError
 from shared.files import atomic_path
 from shared.histories import PrivateHistories
 from shared.messages import AnyArrays, Reply, Request, size_bytes
-from shared.plan import Mechanism, Noise, PrivacyPlan
+from shared.plan import Mechanism, Noise
 from shared.randomness import PrivateRandom, from_operating_system, from_seed
 from shared.statistics import Statistics, cooccurrence_sum, popularity_sum
 from shared.user_model import item_tensor
@@ -128,9 +128,7 @@ class Agent:
         # Checked and set before the budget is touched: a malformed adapter costs nothing.
         load_arrays(resources.trainable.model, request.arrays)
         steps = self.config.training.steps_per_round
-        return self._release(
-            request, mechanism, steps, lambda r: self._train(mechanism, steps, r)
-        )
+        return self._release(request, mechanism, steps, lambda r: self._train(mechanism, steps, r))
 
     def deliver_statistics(self, request: Request) -> Reply:
         """Keep the federation's statistics, seen from this organisation's catalogue."""
@@ -206,7 +204,7 @@ class Agent:
         count: int,
         compute: Callable[[PrivateRandom], dict[str, npt.NDArray[Any]]],
     ) -> Reply:
-        """Spend, then compute, then record, then answer; a repeated request gets the stored answer."""
+        """Spend, compute, record, answer; a repeated request gets the stored answer."""
         assert request.plan is not None
         identifier = request.identifier(mechanism.name)
         answer = self.directory / "answers" / f"{mechanism.name}.safetensors"
@@ -282,9 +280,7 @@ class Agent:
         return self._histories.select(mechanism.sample(len(self._histories), random))
 
     def _reply(self, request: Request, arrays: AnyArrays) -> Reply:
-        return Reply(
-            self.identity.name, self.identity.declared_users, request.round, dict(arrays)
-        )
+        return Reply(self.identity.name, self.identity.declared_users, request.round, dict(arrays))
 
 
 def statistics_from_arrays(arrays: Mapping[str, npt.NDArray[Any]], own: Catalogue) -> Statistics:

@@ -11,7 +11,8 @@ from client.directory import agent_for
 from shared.errors import TacitError
 from shared.messages import Reply, Request, pack_reply, unpack_request
 
-# Flower's own codes end at 5xx; this one says that the organisation refused, and the reason says why.
+# Flower's own codes end at 5xx; this one says that the organisation refused, and the reason says
+# why.
 REFUSED = 1000
 
 app = ClientApp()
@@ -53,9 +54,7 @@ def deliver_adapter(message: Message, context: Context) -> Message:
     return _answer(message, context, Agent.deliver_adapter)
 
 
-def _answer(
-    message: Message, context: Context, act: Callable[[Agent, Request], Reply]
-) -> Message:
+def _answer(message: Message, context: Context, act: Callable[[Agent, Request], Reply]) -> Message:
     try:
         reply = act(agent_for(context), unpack_request(message.content))
     except TacitError as error:

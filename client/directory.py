@@ -1,4 +1,4 @@
-"""Finding the agent of a Flower node: held in this process, opened from its folder, or made anew."""
+"""Finding the agent of a Flower node: held in this process, opened from its folder, or made."""
 
 import functools
 import json
@@ -8,11 +8,11 @@ from pathlib import Path
 from flwr.app import Context
 
 from client.agent import Agent, Identity, Resources
+from client.checks import verify_gradients, verify_reload
 from client.data.ingest import Dataset, load_dataset
 from client.data.partition import partition
 from client.data.store import read_store, write_store
 from client.ledger import Budget, Ledger
-from client.checks import verify_gradients, verify_reload
 from client.trainer import Trainable
 from shared.catalogue import Catalogue
 from shared.config import Config, from_run_config
@@ -45,8 +45,8 @@ def training_seconds() -> float:
 def agent_for(context: Context) -> Agent:
     """The agent of a node.
 
-    A simulation names the run's folder in its run config. Under ``flwr run`` there is none: the node
-    then takes its part of ``data.source`` by Flower's ``partition-id``.
+    A simulation names the run's folder in its run config. Under ``flwr run`` there is none: the
+    node then takes its part of ``data.source`` by Flower's ``partition-id``.
     """
     config = from_run_config(context.run_config)
     number = int(str(context.node_config["partition-id"]))

@@ -1,7 +1,7 @@
 """The privacy ledger of one organisation: what was spent is on disk before anything can leave.
 
-An append-only SQLite table. The cost of a release counts from its ``intent``, which is synced to disk
-before the noisy result exists; a crash in between counts as spent.
+An append-only SQLite table. The cost of a release counts from its ``intent``, which is synced to
+disk before the noisy result exists; a crash in between counts as spent.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Recommendations at one organisation: from its own folder, for its own users, on its own machine."""
+"""Recommendations at one organisation: from its own folder, for its own users."""
 
 from dataclasses import dataclass
 from pathlib import Path

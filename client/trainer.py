@@ -1,7 +1,7 @@
 """Private steps at a client: users sampled, gradients clipped per user, summed, noised, applied.
 
-DP-SGD (Abadi et al. 2016) with a user as the row. Opacus gives per-row gradients and the optimiser's
-frame; clipping, noise and divisor come from the plan's mechanism.
+DP-SGD (Abadi et al. 2016) with a user as the row. Opacus gives per-row gradients and the
+optimiser's frame; clipping, noise and divisor come from the plan's mechanism.
 """
 
 import warnings
@@ -51,7 +51,7 @@ class Trainable:
 
 
 class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
-    """Opacus's optimiser with automatic clipping, float64 noise from the plan, and a public divisor.
+    """Opacus's optimiser with automatic clipping, the plan's noise and a public divisor.
 
     Automatic clipping scales every row's gradient to the clipping norm (Bu et al. 2023,
     arXiv 2206.07136); flat clipping only shortens longer ones. A row whose gradient is not finite
@@ -164,10 +164,8 @@ def private_steps(
         for users in micro_batches(histories, sampled, window, options.micro_batch_rows):
             rows = user_rows(histories, users, window, trainable_model.runtime.device)
             with trainable_model.runtime.autocast():
-                losses = row_losses(
-                    trainable_model.wrapped, rows, items, prior, model.temperature
-                )
-            losses.sum().backward()
+                losses = row_losses(trainable_model.wrapped, rows, items, prior, model.temperature)
+            torch.autograd.backward(losses.sum())
             optimizer.clip_and_accumulate()
         optimizer.finish_step()
     after = adapter_arrays(model)

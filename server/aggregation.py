@@ -64,9 +64,7 @@ def covered_items(popularity: Popularity, options: StatisticsSection) -> npt.NDA
     return most_popular(popularity.noisy, popularity.deviation, options)
 
 
-def check_cooccurrence(
-    reply: Reply, popularity: Popularity, top: npt.NDArray[np.int64]
-) -> None:
+def check_cooccurrence(reply: Reply, popularity: Popularity, top: npt.NDArray[np.int64]) -> None:
     """Refuse a malformed release of G, or one over items that were not asked for.
 
     Raises:
@@ -81,7 +79,7 @@ def check_cooccurrence(
 def sum_cooccurrence(
     replies: Sequence[Reply], popularity: Popularity, top: npt.NDArray[np.int64]
 ) -> Floats:
-    """Add up G, each organisation's triangle placed into that of all ``top``; replies were checked."""
+    """Add up G, each triangle placed into that of all ``top``; the replies were checked."""
     size = len(top)
     place_of = {int(key): place for place, key in enumerate(popularity.keys[top])}
     total = np.zeros((size, size))
@@ -135,9 +133,12 @@ def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays
     if not updates or total <= 0.0:
         raise FederationError("there is no update to average")
     return {
-        name: sum(
-            (update[name].astype(np.float64) * (w / total))
-            for update, w in zip(updates, weights, strict=True)
+        name: np.sum(
+            [
+                update[name].astype(np.float64) * (weight / total)
+                for update, weight in zip(updates, weights, strict=True)
+            ],
+            axis=0,
         ).astype(np.float32)
         for name in updates[0]
     }
@@ -238,12 +239,18 @@ def check_update(
     coordinates = sum(math.prod(shape) for shape in shapes.values())
     divisor = mechanism.sampling_rate * reply.declared_users
     # Twice what clipped gradients of all declared users and noise of the planned size add up to.
-    bound = 2.0 * reach * (
-        mechanism.sensitivity / mechanism.sampling_rate
-        + mechanism.deviation * math.sqrt(coordinates) / divisor
+    bound = (
+        2.0
+        * reach
+        * (
+            mechanism.sensitivity / mechanism.sampling_rate
+            + mechanism.deviation * math.sqrt(coordinates) / divisor
+        )
     )
     if norm > bound:
-        raise FederationError(f"{reply.name}: update of norm {norm:.3g}, at most {bound:.3g} is possible")
+        raise FederationError(
+            f"{reply.name}: update of norm {norm:.3g}, at most {bound:.3g} is possible"
+        )
 
 
 def _check_keyed(reply: Reply, expected: Callable[[int], int]) -> None:

@@ -36,7 +36,9 @@ def main(grid: Grid, context: Context) -> None:
     """Entry point for Flower: configuration from the run config, results in the run's folder."""
     config = from_run_config(context.run_config)
     directory = run_directory(context)
-    run_federation(grid, config, directory, str(context.run_config.get("tacit.run", context.run_id)))
+    run_federation(
+        grid, config, directory, str(context.run_config.get("tacit.run", context.run_id))
+    )
 
 
 def run_directory(context: Context) -> Path:

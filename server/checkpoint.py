@@ -99,10 +99,12 @@ def load_checkpoint(directory: Path, plan_sha256: str) -> Checkpoint | None:
                 group, _, name = key.partition("/")
                 groups[group][name] = file.get_tensor(key)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise RunError(f"{found[-1]}: not a checkpoint ({error}); remove it to go on from the one before") from error
+        raise RunError(
+            f"{found[-1]}: not a checkpoint ({error}); remove it to go on from the one before"
+        ) from error
     if state["plan"] != plan_sha256:
         raise RunError(
-            f"{found[-1]}: belongs to another privacy plan; resume with the configuration of the run"
+            f"{found[-1]}: belongs to another privacy plan; resume with the run's configuration"
         )
     return Checkpoint(
         round=state["round"],

@@ -72,9 +72,7 @@ class Inquiry:
         request = Request(self.run, round_number, self.plan, self.model_sha256, dict(arrays))
         content = pack_request(request)
         return [
-            Message(
-                content, dst_node_id=node, message_type=kind, group_id=str(round_number)
-            )
+            Message(content, dst_node_id=node, message_type=kind, group_id=str(round_number))
             for node in sorted(grid.get_node_ids())
         ]
 

@@ -12,7 +12,6 @@ from flwr.serverapp.strategy import Strategy
 
 from server.aggregation import (
     IterateAverage,
-    Popularity,
     ServerOptimizer,
     check_cooccurrence,
     check_popularity,

@@ -1,8 +1,8 @@
 """Epsilon of a composition of Poisson-sampled Gaussian mechanisms, by three accountants.
 
 PLD (dp-accounting; Doroshenko et al. 2022, arXiv 2207.04380) is the figure that binds. PRV (Opacus;
-Gopi et al. 2021, arXiv 2106.02848) is independent code and checks it. RDP (Mironov 2017) is a ceiling.
-Adjacency everywhere: add or remove one user.
+Gopi et al. 2021, arXiv 2106.02848) is independent code and checks it. RDP (Mironov 2017) is a
+ceiling. Adjacency everywhere: add or remove one user.
 """
 
 import math
@@ -100,7 +100,7 @@ def epsilon_checked(events: Iterable[Event], delta: float) -> float:
 def calibrate(
     build: Callable[[float], Events], epsilon: float, delta: float, tolerance: float = 1e-4
 ) -> float:
-    """Smallest noise scale s (to a relative ``tolerance``) with epsilon of ``build(s)`` <= ``epsilon``.
+    """Smallest noise scale s, to a relative ``tolerance``, that keeps to ``epsilon``.
 
     Args:
         build: the composition at a scale; more scale must be more noise.

@@ -1,4 +1,4 @@
-"""Adapters as arrays in messages and as PEFT directories on disk; safetensors only, never pickle."""
+"""Adapters as arrays in messages and as PEFT directories on disk; safetensors, never pickle."""
 
 import hashlib
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def load_arrays(model: UserModel, arrays: Mapping[str, npt.NDArray[np.float32]])
 def check_arrays(
     shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, npt.NDArray[np.float32]]
 ) -> None:
-    """Refuse arrays of other names, dtype or shape than expected, or with values that are no numbers.
+    """Refuse arrays of other names, dtype or shape than expected, or that are not finite.
 
     Raises:
         FederationError: names the array and what is wrong with it.

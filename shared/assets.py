@@ -93,8 +93,9 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    source = {"gguf_file": gguf.name, "local_files_only": True}
-    loaded = LlamaForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+    loaded = LlamaForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True
+    )
     config = loaded.config
     # save_pretrained refuses a model that still says it is quantised, so copy into a fresh one.
     if hasattr(config, "quantization_config"):
@@ -104,7 +105,10 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         fresh.save_pretrained(scratch)
-        AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(scratch)
+        tokenizer = AutoTokenizer.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, local_files_only=True
+        )
+        tokenizer.save_pretrained(scratch)
         if target.exists():
             shutil.rmtree(target)
         shutil.copytree(scratch, target)

@@ -1,4 +1,4 @@
-"""The public side of the data: items, their texts and the keys that match them across organisations."""
+"""The public side of the data: items, their texts, and keys that match them across houses."""
 
 import hashlib
 import unicodedata
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 
 def normalised_text(text: str) -> str:
-    """Case-folded NFKC text with single spaces: the form whose hash matches an item across houses."""
+    """Case-folded NFKC text with single spaces, whose hash matches an item across houses."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 

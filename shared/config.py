@@ -1,4 +1,4 @@
-"""Every option of a run in one model: read from TOML, overridden by ``--set``, printed with its meaning."""
+"""Every option of a run in one model: read from TOML, overridden, printed with its meaning."""
 
 import difflib
 import tomllib
@@ -85,10 +85,8 @@ class ModelSection(Section):
         "ffa-lora", description="ffa-lora trains B and freezes A; lora trains both."
     )
     rank: Count = Field(8, description="Rank of the adapters.")
-    alpha: Positive = Field(16.0, description="LoRA alpha; the scale is alpha / rank.")
-    targets: tuple[str, ...] = Field(
-        (), description="Names of adapted linear layers; empty: all."
-    )
+    alpha: Count = Field(16, description="LoRA alpha; the scale is alpha / rank.")
+    targets: tuple[str, ...] = Field((), description="Names of adapted linear layers; empty: all.")
     temperature: Positive = Field(0.07, description="Temperature of the cosine scores.")
     window: int = Field(50, ge=2, description="Newest items of a history that the model reads.")
     warm_start: str = Field("", description="Directory made by tacit pretrain; empty: none.")
@@ -134,7 +132,9 @@ class StatisticsSection(Section):
     """The one-shot private statistics P (popularity) and G (co-occurrence)."""
 
     top_items: int = Field(
-        0, ge=0, description="K: items that G covers; 0: those whose popularity stands out of noise."
+        0,
+        ge=0,
+        description="K: items that G covers; 0: those whose popularity stands out of noise.",
     )
     pair_window: Count = Field(10, description="Pairs of a history up to this many steps apart.")
     pair_decay: Share = Field(0.95, description="Weight of a pair is this to (distance - 1).")
@@ -198,17 +198,17 @@ class EvaluationSection(Section):
 class Config(Section):
     """All sections of a run's configuration."""
 
-    run: RunSection = Field(default_factory=lambda: RunSection())
-    data: DataSection = Field(default_factory=lambda: DataSection())
-    partition: PartitionSection = Field(default_factory=lambda: PartitionSection())
-    base: BaseSection = Field(default_factory=lambda: BaseSection())
-    model: ModelSection = Field(default_factory=lambda: ModelSection())
-    privacy: PrivacySection = Field(default_factory=lambda: PrivacySection())
-    statistics: StatisticsSection = Field(default_factory=lambda: StatisticsSection())
-    training: TrainingSection = Field(default_factory=lambda: TrainingSection())
-    server: ServerSection = Field(default_factory=lambda: ServerSection())
-    fusion: FusionSection = Field(default_factory=lambda: FusionSection())
-    evaluation: EvaluationSection = Field(default_factory=lambda: EvaluationSection())
+    run: RunSection = Field(default_factory=RunSection)
+    data: DataSection = Field(default_factory=DataSection)
+    partition: PartitionSection = Field(default_factory=PartitionSection)
+    base: BaseSection = Field(default_factory=BaseSection)
+    model: ModelSection = Field(default_factory=ModelSection)
+    privacy: PrivacySection = Field(default_factory=PrivacySection)
+    statistics: StatisticsSection = Field(default_factory=StatisticsSection)
+    training: TrainingSection = Field(default_factory=TrainingSection)
+    server: ServerSection = Field(default_factory=ServerSection)
+    fusion: FusionSection = Field(default_factory=FusionSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
 
 
 def parse_config(values: Mapping[str, Any], where: str) -> Config:
@@ -263,7 +263,8 @@ def from_run_config(flat: Mapping[str, Any]) -> Config:
         section, _, key = dotted.partition(".")
         field = _field(section, key)
         if field is not None and "tuple" in str(field.annotation) and isinstance(value, str):
-            value = [part for part in value.split(",") if part]
+            values.setdefault(section, {})[key] = [part for part in value.split(",") if part]
+            continue
         values.setdefault(section, {})[key] = value
     return parse_config(values, "[tool.flwr.app.config]")
 
@@ -323,7 +324,11 @@ def _sentence(error: ValidationError) -> str:
         if detail["type"] == "extra_forbidden":
             problems.append(f"unknown key {name}; did you mean {_nearest(place)}?")
         else:
-            found = "" if isinstance(detail["input"], dict | Section) else f", found {detail['input']!r}"
+            found = (
+                ""
+                if isinstance(detail["input"], dict | Section)
+                else f", found {detail['input']!r}"
+            )
             message = detail["msg"].removeprefix("Value error, ")
             problems.append(f"{name}: {message[0].lower()}{message[1:]}{found}")
     return "; ".join(problems)

@@ -1,4 +1,4 @@
-"""The item encoder: a frozen base model turns item texts into vectors, each computed once and kept."""
+"""The item encoder: a frozen base model turns item texts into vectors, each computed once."""
 
 import hashlib
 import sqlite3
@@ -57,13 +57,13 @@ def encode_texts(
 
 
 def centred(vectors: Vectors) -> Vectors:
-    """Subtract the catalogue's mean and renormalise: raw text vectors share most of their direction.
+    """Subtract the catalogue's mean and renormalise: raw vectors share most of their direction.
 
     The mean is over the public catalogue alone.
     """
     shifted = vectors - vectors.mean(axis=0, keepdims=True)
     norms = np.linalg.norm(shifted, axis=1, keepdims=True)
-    return (shifted / np.maximum(norms, 1e-12)).astype(np.float32)
+    return np.asarray(shifted / np.maximum(norms, 1e-12), dtype=np.float32)
 
 
 def _lookup(store: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Vectors]:

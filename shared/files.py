@@ -23,7 +23,7 @@ def sha256_file(path: Path) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
+    """A temporary path beside ``path`` that takes its place when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -40,6 +40,6 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def state_dir() -> Path:
-    """``$TACIT_HOME`` or ``~/.local/share/tacit``: runs that Flower starts, which name no folder."""
+    """``$TACIT_HOME`` or ``~/.local/share/tacit``: for runs that name no folder."""
     chosen = os.environ.get("TACIT_HOME")
     return Path(chosen) if chosen else Path.home() / ".local" / "share" / "tacit"

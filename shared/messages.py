@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -121,7 +121,7 @@ def _unpack(content: RecordDict) -> dict[str, npt.NDArray[Any]]:
     record = content.get("arrays")
     if not isinstance(record, ArrayRecord):
         raise FederationError("message: it carries no record named arrays")
-    return {name: cast(npt.NDArray[Any], array.numpy()) for name, array in record.items()}
+    return {name: array.numpy() for name, array in record.items()}
 
 
 def _fields(content: RecordDict, name: str) -> ConfigRecord:

@@ -25,7 +25,7 @@ class LoadedModel:
         start: base model or warm start whose layers the user model keeps.
         runtime: device and precision.
         initial: the trained arrays before the first round.
-        sha256: over weights, frozen adapter factors and settings; equal on all that may be averaged.
+        sha256: over weights, frozen factors and settings; equal on all that may be averaged.
     """
 
     model: UserModel
@@ -70,5 +70,5 @@ def _load(base: str, options: ModelSection, seed: int, runtime: Runtime) -> Load
 def quiet() -> None:
     """Keep transformers' own reports and bars off the screen; errors still show."""
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

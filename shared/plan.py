@@ -1,7 +1,7 @@
 """The privacy plan: the one object from which sampler, noise and accounting event all come.
 
-No other code takes a sampling rate or a noise multiplier of its own, so that what is sampled, what is
-added and what is accounted cannot disagree.
+No other code takes a sampling rate or a noise multiplier of its own, so that what is sampled, what
+is added and what is accounted cannot disagree.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ class Mechanism:
         return self.noise_multiplier * self.sensitivity * self.noise_share
 
     def sample(self, users: int, random: PrivateRandom) -> npt.NDArray[np.int64]:
-        """Places of the users that enter: each with probability ``sampling_rate``, independently."""
+        """Places of the users that enter, each independently with ``sampling_rate``."""
         if self.sampling_rate == 1.0:
             return np.arange(users)
         return np.flatnonzero(random.generator.random(users) < self.sampling_rate)
@@ -135,7 +135,9 @@ class PrivacyPlan:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, shortest floats; what the hash and the message carry."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False, separators=(",", ":"))
+        return json.dumps(
+            dataclasses.asdict(self), sort_keys=True, allow_nan=False, separators=(",", ":")
+        )
 
     @property
     def sha256(self) -> str:

@@ -1,4 +1,4 @@
-"""Late fusion at scoring: log P, the statistics' G, the adapter and a stated need, each with a public weight."""
+"""Late fusion at scoring: log P, G, the adapter and a stated need, each with a public weight."""
 
 from dataclasses import dataclass
 

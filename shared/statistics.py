@@ -1,8 +1,8 @@
-"""The two one-shot statistics: a user's row of popularity P and of co-occurrence G, and what is made of them.
+"""The two one-shot statistics, popularity P and co-occurrence G: rows of users, and their use.
 
 Each user contributes one row of L2 norm at most 1 to each statistic, so one Gaussian mechanism with
-sensitivity 1 gives user-level differential privacy (add or remove one user). Noisy co-occurrence for
-recommendation goes back to McSherry and Mironov (KDD 2009). Everything after the noise is
+sensitivity 1 gives user-level differential privacy (add or remove one user). Noisy co-occurrence
+for recommendation goes back to McSherry and Mironov (KDD 2009). Everything after the noise is
 post-processing and free.
 """
 
@@ -41,7 +41,7 @@ def popularity_rows(histories: PrivateHistories) -> tuple[Ints, Ints, Floats]:
 def popularity_sum(histories: PrivateHistories, items: int) -> Floats:
     """Sum of all users' rows of P, ``[items] float64``. Private until noised."""
     _, places, values = popularity_rows(histories)
-    return np.bincount(places, weights=values, minlength=items)
+    return np.bincount(places, weights=values, minlength=items).astype(np.float64)
 
 
 def triangle_size(k: int) -> int:
@@ -76,12 +76,11 @@ def cooccurrence_rows(
     )
 
 
-def cooccurrence_sum(
-    histories: PrivateHistories, top: Ints, options: StatisticsSection
-) -> Floats:
-    """Sum of all users' rows of G, ``[len(top) * (len(top) - 1) / 2] float64``. Private until noised."""
+def cooccurrence_sum(histories: PrivateHistories, top: Ints, options: StatisticsSection) -> Floats:
+    """Sum of all users' rows of G, ``[K * (K - 1) / 2] float64``. Private until noised."""
     _, cells, values = cooccurrence_rows(histories, top, options)
-    return np.bincount(cells, weights=values, minlength=triangle_size(len(top)))
+    size = triangle_size(len(top))
+    return np.bincount(cells, weights=values, minlength=size).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -100,15 +99,15 @@ class Statistics:
 
 
 def log_popularity(noisy: Floats, deviation: Floats | float) -> Floats:
-    """``log(max(noisy P, 0) + max(0.3, sP))``; ``deviation`` is sP, the noise's standard deviation."""
-    return np.log(np.maximum(noisy, 0.0) + np.maximum(0.3, deviation))
+    """``log(max(noisy P, 0) + max(0.3, sP))``; ``deviation`` is sP, that of the noise."""
+    return np.asarray(np.log(np.maximum(noisy, 0.0) + np.maximum(0.3, deviation)))
 
 
 def most_popular(noisy: Floats, deviation: Floats | float, options: StatisticsSection) -> Ints:
     """Places of the items that G will cover, largest noisy count first; ties by place.
 
-    With ``top_items = 0`` these are the items that stand out of the noise, ``AUTO_DEVIATIONS`` times
-    sP, between ``AUTO_RANGE``: cells of items below that carry more noise than pairs.
+    With ``top_items = 0`` these are the items that stand out of the noise, ``AUTO_DEVIATIONS``
+    times sP, between ``AUTO_RANGE``: cells of items below that carry more noise than pairs.
     """
     order = np.argsort(-noisy, kind="stable").astype(np.int64)
     if options.top_items:
@@ -140,8 +139,8 @@ def transition_matrix(
     """
     k = len(popularity)
     values, vectors = np.linalg.eigh(symmetric(triangle, k))
-    # The largest eigenvalues, not the largest in size: with an empty diagonal the negative end of the
-    # spectrum is mostly noise (measured: NDCG@10 0.084 against 0.081 at epsilon 8).
+    # The largest eigenvalues, not the largest in size: with an empty diagonal the negative end of
+    # the spectrum is mostly noise (measured: NDCG@10 0.084 against 0.081 at epsilon 8).
     keep = np.argsort(-values)[: min(options.rank, k)]
     low_rank = (vectors[:, keep] * values[keep]) @ vectors[:, keep].T
     floor = np.maximum(popularity, np.maximum(2.0 * np.asarray(deviation), 1.0))
@@ -151,7 +150,7 @@ def transition_matrix(
 
 
 def decayed_context(histories: PrivateHistories, users: Ints, top: Ints, decay: float) -> Floats:
-    """Each user's history over ``top``, weighted ``decay`` per step back, ``[users, K] float64``."""
+    """Each user's history over ``top``, decayed per step back, ``[users, K] float64``."""
     place = np.full(int(max(histories.items.max(initial=0), top.max(initial=0))) + 1, -1)
     place[top] = np.arange(len(top))
     context = np.zeros((len(users), len(top)))
@@ -187,7 +186,9 @@ def standardised(scores: Floats) -> Floats:
     """Each row with mean 0 and deviation 1; a constant row becomes 0."""
     shifted = scores - scores.mean(axis=1, keepdims=True)
     deviation = shifted.std(axis=1, keepdims=True)
-    return np.divide(shifted, deviation, out=np.zeros_like(shifted), where=deviation > 1e-12)
+    result: Floats = np.zeros_like(shifted)
+    np.divide(shifted, deviation, out=result, where=deviation > 1e-12)
+    return result
 
 
 def _block_rows(

@@ -25,8 +25,9 @@ from shared.devices import Runtime
 from shared.encoder import POOLED_TYPES, Vectors
 from shared.errors import ModelError
 
-# Item vectors enter at this many times the norm of the base's own embeddings, so that they and not the
-# position embeddings carry the input (measured on ml-100k, no noise: NDCG@10 0.058 against 0.056).
+# Item vectors enter at this many times the norm of the base's own embeddings, so that they and not
+# the position embeddings carry the input (measured on ml-100k, no noise: NDCG@10 0.058 against
+# 0.056).
 INPUT_GAIN = 4.0
 LAYER_STACKS = ("encoder.layer", "layers", "h", "transformer.layer")
 
@@ -116,9 +117,9 @@ def build_user_model(base: Base, options: ModelSection, runtime: Runtime, seed: 
     builds the model holds the same one.
     """
     backbone = load_backbone(base.path, options.layers, options.layers_from)
-    scale = INPUT_GAIN * float(backbone.get_input_embeddings().weight.norm(dim=1).median())
+    scale = input_scale(backbone)
     # Opacus #820, #830: to its device before get_peft_model.
-    backbone = backbone.to(runtime.device)
+    backbone.to(runtime.device)  # type: ignore[arg-type]
     lora = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -144,8 +145,15 @@ def build_user_model(base: Base, options: ModelSection, runtime: Runtime, seed: 
     return UserModel(adapted, scale, options.temperature)
 
 
+def input_scale(backbone: PreTrainedModel) -> float:
+    """Norm at which item vectors enter: ``INPUT_GAIN`` times that of the base's own embeddings."""
+    weight = backbone.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return INPUT_GAIN * float(weight.norm(dim=1).median())
+
+
 def target_modules(backbone: nn.Module, names: Sequence[str]) -> list[str]:
-    """Full names of the linear layers to adapt: those in kept layers whose last part is in ``names``.
+    """Full names of the linear layers to adapt: in kept layers, last part in ``names``.
 
     Raises:
         ModelError: if a name matches nothing; says which names there are.
@@ -193,7 +201,8 @@ def row_losses(
 def last_hidden(model: UserModel, windows: Tensor, lengths: Tensor, items: Tensor) -> Tensor:
     """Hidden state after each window's last item, ``[rows, dim] float32``."""
     hidden = model(items[windows].float())
-    return hidden[torch.arange(len(lengths)), lengths - 1].float()
+    last: Tensor = hidden[torch.arange(len(lengths)), lengths - 1]
+    return last.float()
 
 
 def pad_windows(

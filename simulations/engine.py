@@ -1,4 +1,4 @@
-"""Engines of a simulation: a Grid of our own that calls the ClientApp directly, or Flower's Ray runtime."""
+"""Engines of a simulation: a Grid that calls the ClientApp directly, or Flower's Ray runtime."""
 
 import os
 import time

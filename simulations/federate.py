@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.numpy import load_file
+
 import client.app
 import server.app
 from client.agent import statistics_from_arrays
 from client.directory import register, release
-from safetensors.numpy import load_file
 from server.observers import Observer, observed_by
 from shared.adapters import Arrays
 from shared.config import Config, to_run_config
@@ -111,9 +112,7 @@ def read_statistics(world: World, directory: Path) -> Statistics:
     return statistics_from_arrays(arrays, world.dataset.catalogue)
 
 
-def scorer(
-    world: World, config: Config, statistics: Statistics, adapter: Arrays | None
-) -> Scorer:
+def scorer(world: World, config: Config, statistics: Statistics, adapter: Arrays | None) -> Scorer:
     """Scores of the whole catalogue with what a federation delivered."""
     loaded = world.loaded
     return Scorer(config, statistics, world.vectors, adapter, loaded.model, loaded.runtime)

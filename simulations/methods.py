@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shared.metrics import Evaluation, evaluate
-from shared.scoring import Scorer, Scores, Ints, zero_shot_scores
+from shared.scoring import Ints, Scorer, Scores, zero_shot_scores
 from shared.splits import Split
 from simulations.baselines.ease import ease
 from simulations.baselines.item_knn import item_knn
@@ -54,8 +54,10 @@ def baseline(world: World, method: str, part: Split, seed: int = 0) -> Evaluatio
     """Evaluate a method that knows no privacy: fitted centrally on all training histories."""
     items, train = world.items, part.train
     fits: dict[str, Callable[[], Callable[[Ints], Scores]]] = {
-        "zero_shot": lambda: lambda users: zero_shot_scores(
-            world.vectors, part.history, users, world.config.statistics.history_decay
+        "zero_shot": lambda: (
+            lambda users: zero_shot_scores(
+                world.vectors, part.history, users, world.config.statistics.history_decay
+            )
         ),
         "popularity": lambda: popularity(train, items),
         "item_knn": lambda: item_knn(train, part.history, items),

@@ -1,7 +1,7 @@
 """A warm start: all weights of the user model trained on public histories, without privacy.
 
-Public data only. The result is a base directory like any other (``config.json``, safetensors) whose layers
-stand in for the base's own; its card names data, licence and hashes.
+Public data only. The result is a base directory like any other (``config.json``, safetensors)
+whose layers stand in for the base's own; its card names data, licence and hashes.
 """
 
 import tempfile
@@ -28,8 +28,8 @@ from shared.models import load_model
 from shared.splits import Split, leave_one_out
 from shared.statistics import log_popularity, popularity_sum
 from shared.user_model import (
-    INPUT_GAIN,
     UserModel,
+    input_scale,
     item_tensor,
     last_hidden,
     load_backbone,
@@ -92,8 +92,8 @@ def pretrain(
     torch.manual_seed(config.run.seed)
     generator = np.random.default_rng(config.run.seed)
     backbone = load_backbone(loaded.encoder.path, config.model.layers, config.model.layers_from)
-    scale = INPUT_GAIN * float(backbone.get_input_embeddings().weight.norm(dim=1).median())
-    model = UserModel(backbone.to(runtime.device), scale, config.model.temperature)
+    backbone.to(runtime.device)  # type: ignore[arg-type]
+    model = UserModel(backbone, input_scale(backbone), config.model.temperature)
     vectors = item_vectors(dataset.catalogue, loaded)
     items = item_tensor(vectors, runtime.device, runtime.precision)
     learners, judges = _learners_and_judges(dataset.histories, generator)
@@ -115,7 +115,7 @@ def pretrain(
             with runtime.autocast():
                 loss = row_losses(model, batch, items, prior, model.temperature).mean()
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
         history.append(_ndcg(model, judges, items, prior, config.model.window, runtime))
@@ -147,9 +147,9 @@ def _ndcg(
     window: int,
     runtime: Runtime,
 ) -> float:
-    def score(users: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray[
-        tuple[int, int], np.dtype[np.float32]
-    ]:
+    def score(
+        users: np.ndarray[tuple[int], np.dtype[np.int64]],
+    ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         windows, lengths = pad_windows([judges.history.row(int(u)) for u in users], window)
         with torch.inference_mode(), runtime.autocast():
             hidden = last_hidden(

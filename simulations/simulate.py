@@ -134,12 +134,16 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
         results = evaluate_all(world, config, private, twin, screen)
     for result in results:
         records.append_record(path, result_record(result, config, private.plan))
-    for record in comparisons(results, config):
-        records.append_record(path, record)
     organisations = organisation_records(directory, len(world.organisations))
     examples = example_records(world, config, private)
     timings = [records.TimingRecord(stage=k, seconds=v) for k, v in screen.timings.items()]
-    for record in [*organisations, *examples, *timings]:
+    last: list[records.Record] = [
+        *comparisons(results, config),
+        *organisations,
+        *examples,
+        *timings,
+    ]
+    for record in last:
         records.append_record(path, record)
     report = write_report(directory)
     print_results(console, results, config)
@@ -320,9 +324,7 @@ def release_summaries(ledger: Ledger) -> tuple[records.ReleaseSummary, ...]:
     )
 
 
-def example_records(
-    world: World, config: Config, outcome: Outcome
-) -> list[records.ExampleRecord]:
+def example_records(world: World, config: Config, outcome: Outcome) -> list[records.ExampleRecord]:
     """A few users, one of each organisation in turn, with their newest items and their list."""
     scores = scorer(world, config, outcome.statistics, outcome.adapter)
     histories, titles = world.dataset.histories, world.dataset.catalogue.titles

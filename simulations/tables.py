@@ -51,7 +51,15 @@ def print_organisations(
 ) -> None:
     """What each organisation spent and what left it."""
     table = Table(title=f"Budget by organisation (unit: user; {plan.adjacency.value})")
-    for name in ("Organisation", "Users declared", "Epsilon spent", "of", "delta", "Releases", "kB sent"):
+    for name in (
+        "Organisation",
+        "Users declared",
+        "Epsilon spent",
+        "of",
+        "delta",
+        "Releases",
+        "kB sent",
+    ):
         table.add_column(name, justify="left" if name == "Organisation" else "right")
     for record in organisations:
         spent, budget = record.epsilon_spent, record.epsilon_budget
@@ -70,9 +78,7 @@ def print_organisations(
 def print_examples(console: Console, examples: Sequence[ExampleRecord]) -> None:
     """A few users with their newest items and what is recommended to them."""
     for example in examples:
-        table = Table(
-            title=f"User {example.user} of {example.organisation}", title_justify="left"
-        )
+        table = Table(title=f"User {example.user} of {example.organisation}", title_justify="left")
         table.add_column("Newest first")
         table.add_column("Recommended")
         table.add_column("Score", justify="right")

@@ -1,10 +1,9 @@
-"""What a simulation holds before any round: data, organisations, splits, item vectors, the model."""
+"""What a simulation holds before any round: data, organisations, splits, vectors, the model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
 
 from client.agent import Agent, Identity
 from client.data.ingest import Dataset, load_dataset
@@ -141,5 +140,3 @@ def build_world(config: Config, scratch: Path, progress: Progress | None = None)
             f"partition.organisations = {len(parts)}"
         )
     return World(config, dataset, tuple(parts))
-
-

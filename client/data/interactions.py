@@ -107,8 +107,8 @@ def build_histories(
             f"{table.file.path}: none of the {total} users has at least {min_history} "
             "interactions; give longer histories or lower data.min_history"
         )
-    # Ties keep the order of the file, as others who rank on these data do: ordered by item they would
-    # make the last item of a tied group the least popular one, and every figure with it.
+    # Ties keep the order of the file, as others who rank on these data do: ordered by item they
+    # would make the last item of a tied group the least popular one, and every figure with it.
     rows = connection.execute(
         f"SELECT catalogue.place AS item, {interactions.time} AS time"
         f"{', rating' if interactions.rated else ''} FROM interactions JOIN users USING (user_id) "

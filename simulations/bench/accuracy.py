@@ -128,7 +128,15 @@ def measure(
                         cold.setdefault(key, []).append(slice_)
             for (method, budget), found in draws.items():
                 rows.append(
-                    _row(world, config, method, budget, setting, found, cold.get((method, budget), []))
+                    _row(
+                        world,
+                        config,
+                        method,
+                        budget,
+                        setting,
+                        found,
+                        cold.get((method, budget), []),
+                    )
                 )
             whole, own = ("federation", "whole"), ("statistics", "share")
             if whole in draws:
@@ -141,9 +149,7 @@ def _draw(
 ) -> Iterable[tuple[tuple[str, str], Evaluation, Evaluation | None]]:
     drawn = setting.configure(config, seed)
     world = build_world(drawn, folder)
-    alone = drawn.model_copy(
-        update={"training": drawn.training.model_copy(update={"rounds": 0})}
-    )
+    alone = drawn.model_copy(update={"training": drawn.training.model_copy(update={"rounds": 0})})
     outcome = federate(world, alone, folder / "statistics", f"statistics-{seed}")
     scores = scorer(world, alone, outcome.statistics, None)
     found = federated(world, "statistics", split, scores)

@@ -138,7 +138,7 @@ def _backward(
         rows = user_rows(histories, users, window, device)
         with loaded.runtime.autocast():
             losses = row_losses(model, rows, items, prior, loaded.model.temperature)
-        losses.sum().backward()
+        torch.autograd.backward(losses.sum())
         after_each()
 
 
@@ -153,9 +153,7 @@ def _made_up(
     )
 
 
-def _floating_point_operations(
-    loaded: LoadedModel, rows: int, positions: int, items: int
-) -> float:
+def _floating_point_operations(loaded: LoadedModel, rows: int, positions: int, items: int) -> float:
     """Two per weight forward and two backward for inputs (weights are frozen); scores likewise."""
     weights = sum(
         p.numel()

@@ -74,7 +74,9 @@ def test_same_times_keep_the_order_of_the_file(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(seed=st.integers(0, 2**32))
-def test_order_of_rows_does_not_matter_where_times_differ(write: Callable[..., Path], seed: int) -> None:
+def test_order_of_rows_does_not_matter_where_times_differ(
+    write: Callable[..., Path], seed: int
+) -> None:
     shuffled = random.Random(seed)
     rows = [
         f"u{u},{i},{t},{r}"
