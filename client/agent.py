@@ -26,7 +26,7 @@ from shared.encoder import Vectors
 from shared.errors import FederationError, PrivacyError, TacitError
 from shared.files import atomic_path
 from shared.histories import PrivateHistories
-from shared.messages import AnyArrays, Reply, Request, size_bytes
+from shared.messages import AnyArrays, Reply, Request, size_bytes, unpack_delivery
 from shared.plan import Mechanism, Noise
 from shared.randomness import PrivateRandom, from_operating_system, from_seed
 from shared.statistics import Statistics, cooccurrence_sum, popularity_sum
@@ -144,12 +144,14 @@ class Agent:
         resources = self._resources()
         if request.model_sha256 != resources.model_sha256:
             raise FederationError("the delivered adapter belongs to another model; it is not kept")
-        load_arrays(resources.trainable.model, request.arrays)
+        adapter, reliability = unpack_delivery(request.arrays)
+        load_arrays(resources.trainable.model, adapter)
         private = self.ledger.private()
         save_adapter(
             resources.trainable.model,
             self.directory / "delivered" / "adapter",
             adapter_card(self.config, request.plan, request.run, request.round, private),
+            reliability,
         )
         return self._reply(request, {})
 

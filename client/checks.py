@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from client.trainer import Trainable
-from shared.adapters import peft_model, trainable
+from shared.adapters import peft_model
 from shared.errors import ModelError
 from shared.models import LoadedModel
 from shared.user_model import Rows, UserModel, load_backbone, row_losses
@@ -44,7 +44,7 @@ def verify_gradients(trainable_model: Trainable, seed: int = 0) -> float:
         inputs[row, length:], targets[row, length:] = 0, -1
     rows = Rows(inputs.to(runtime.device), targets.to(runtime.device))
     prior = torch.zeros(len(items), device=runtime.device)
-    parameters = list(trainable(model).values())
+    parameters = list(model.trained.values())
     saved = [p.detach().clone() for p in parameters]
     try:
         perturb(parameters, generator)
@@ -84,7 +84,7 @@ def verify_reload(loaded: LoadedModel, seed: int = 0) -> float:
     model, runtime = loaded.model, loaded.runtime
     generator = torch.Generator().manual_seed(seed)
     rows = made_up_items(model, generator)[:6].reshape(2, 3, -1).to(runtime.device)
-    parameters = list(trainable(model).values())
+    parameters = list(model.trained.values())
     saved = [p.detach().clone() for p in parameters]
     try:
         perturb(parameters, generator)

@@ -108,8 +108,9 @@ def open_recommender(folder: Path, config: Config) -> Recommender:
     catalogue, histories = read_store(folder / "histories.duckdb")
     loaded = load_model(config)
     adapter: Arrays | None = None
+    reliability = 0.0
     if (folder / "delivered" / "adapter").exists():
-        adapter = load_adapter(loaded.model, folder / "delivered" / "adapter")
+        adapter, reliability = load_adapter(loaded.model, folder / "delivered" / "adapter")
     scorer = Scorer(
         config,
         statistics_from_arrays(load_file(delivered), catalogue),
@@ -117,5 +118,6 @@ def open_recommender(folder: Path, config: Config) -> Recommender:
         adapter,
         loaded.model,
         loaded.runtime,
+        reliability,
     )
     return Recommender(identity.name, catalogue, histories, scorer, loaded)

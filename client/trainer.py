@@ -15,7 +15,7 @@ from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor
 
-from shared.adapters import Arrays, adapter_arrays, trainable
+from shared.adapters import Arrays, adapter_arrays
 from shared.config import TrainingSection
 from shared.devices import Runtime
 from shared.histories import PrivateHistories
@@ -157,7 +157,7 @@ def private_steps(
     """
     model = trainable_model.model
     before = adapter_arrays(model)
-    sgd = torch.optim.SGD(list(trainable(model).values()), lr=options.step_size)
+    sgd = torch.optim.SGD(list(model.trained.values()), lr=options.step_size)
     optimizer = PrivateOptimizer(sgd, mechanism, clipping, declared_users, random)
     for _ in range(steps):
         sampled = mechanism.sample(len(histories), random)

@@ -217,6 +217,55 @@ class IterateAverage:
         return self.mean if self.count else last
 
 
+@dataclass
+class Signal:
+    """How much of the updates is signal: what was noised is known, so the rest can be estimated.
+
+    The mean update of T rounds is signal plus noise whose deviation the plan gives. Its energy less
+    that of the noise, and less two standard errors of the noise's energy (a signal that cannot be
+    told from noise counts as none), over its energy is the share of signal: the factor of Wiener's
+    filter. It is post-processing, free of privacy cost, and scales the adapter's weight at scoring.
+    """
+
+    total: Arrays = field(default_factory=dict)
+    rounds: int = 0
+    noise_variance: float = 0.0
+
+    def add(self, update: Arrays, noise_deviation: float) -> None:
+        """Take a round's mean update in, with the deviation of the noise in each coordinate."""
+        self.rounds += 1
+        self.noise_variance += noise_deviation**2
+        self.total = {
+            name: self.total.get(name, np.zeros_like(value)) + value
+            for name, value in update.items()
+        }
+
+    def reliability(self) -> float:
+        """Share of signal in the mean update, in [0, 1]; 1 without noise, 0 before any round."""
+        if not self.rounds:
+            return 0.0
+        if not self.noise_variance:
+            return 1.0
+        coordinates = sum(value.size for value in self.total.values())
+        energy = squared_norm(self.total) / self.rounds**2
+        noise = coordinates * self.noise_variance / self.rounds**2
+        return max(0.0, 1.0 - noise * (1.0 + 2.0 * math.sqrt(2.0 / coordinates)) / energy)
+
+
+def noise_deviation(
+    replies: Sequence[Reply], mechanism: Mechanism, steps: int, step_size: float
+) -> float:
+    """Deviation of the noise in each coordinate of the weighted mean update of a round."""
+    total = sum(reply.declared_users for reply in replies)
+    scale = mechanism.deviation * math.sqrt(len(replies) * steps) * step_size
+    return scale / (mechanism.sampling_rate * total)
+
+
+def squared_norm(arrays: Mapping[str, npt.NDArray[np.float32]]) -> float:
+    """Sum of squares over all arrays."""
+    return math.fsum(float((value.astype(np.float64) ** 2).sum()) for value in arrays.values())
+
+
 def check_update(
     reply: Reply, shapes: Mapping[str, tuple[int, ...]], mechanism: Mechanism, reach: float
 ) -> None:
@@ -235,7 +284,7 @@ def check_update(
         check_arrays(shapes, reply.arrays)
     except FederationError as error:
         raise FederationError(f"{reply.name}: {error}") from error
-    norm = math.sqrt(sum(float((v.astype(np.float64) ** 2).sum()) for v in reply.arrays.values()))
+    norm = math.sqrt(squared_norm(reply.arrays))
     coordinates = sum(math.prod(shape) for shape in shapes.values())
     divisor = mechanism.sampling_rate * reply.declared_users
     # Twice what clipped gradients of all declared users and noise of the planned size add up to.

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from safetensors.numpy import load_file, save_file
 
-from server.aggregation import IterateAverage, ServerOptimizer
+from server.aggregation import IterateAverage, ServerOptimizer, Signal
 from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.inquiry import Inquiry
 from server.observers import RoundReport, current
@@ -22,7 +22,7 @@ from shared.cards import adapter_card
 from shared.config import Config, from_run_config
 from shared.errors import FederationError
 from shared.files import atomic_path, state_dir, write_json
-from shared.messages import pack_arrays
+from shared.messages import pack_arrays, pack_delivery
 from shared.models import LoadedModel, load_model
 from shared.plan import Noise, make_plan
 
@@ -73,7 +73,8 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
 
     average = IterateAverage(config.server.iterate_average, config.training.rounds)
     optimizer = ServerOptimizer(config.server)
-    strategy = FederationStrategy(config, inquiry, plan, optimizer, average)
+    signal = Signal()
+    strategy = FederationStrategy(config, inquiry, plan, optimizer, average, signal)
     strategy.summary()
 
     path = directory / "statistics" / "statistics.safetensors"
@@ -90,7 +91,7 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
     adapter, first_round = loaded.initial, 1
     checkpoint = load_checkpoint(directory / "checkpoints", plan.sha256)
     if checkpoint is not None:
-        checkpoint.restore(optimizer, average)
+        checkpoint.restore(optimizer, average, signal)
         adapter, first_round = checkpoint.adapter, checkpoint.round + 1
 
     rounds = config.training.rounds
@@ -104,7 +105,7 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
         assert record is not None
         assert metrics is not None
         adapter = arrays_of(record)
-        state = Checkpoint.of(round_number, adapter, optimizer, average)
+        state = Checkpoint.of(round_number, adapter, optimizer, average, signal)
         save_checkpoint(directory / "checkpoints", state, plan.sha256)
         report = RoundReport(
             round_number,
@@ -113,20 +114,22 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
             float(str(metrics["update_norm"])),
             time.perf_counter() - started,
             adapter,
+            signal.reliability(),
         )
         for observer in observers:
             observer.round_finished(report)
 
     final = average.result(adapter)
     if rounds:
-        inquiry.ask(grid, messages.DELIVER_ADAPTER, final, round_number=rounds)
-    deliver_locally(loaded, final, config, directory, strategy, run)
+        delivered = pack_delivery(final, signal.reliability())
+        inquiry.ask(grid, messages.DELIVER_ADAPTER, delivered, round_number=rounds)
+    keep_adapter(loaded, final, config, directory, strategy, run)
     for observer in observers:
-        observer.finished(final)
+        observer.finished(final, signal.reliability())
     return final
 
 
-def deliver_locally(
+def keep_adapter(
     loaded: LoadedModel,
     adapter: Arrays,
     config: Config,
@@ -138,7 +141,7 @@ def deliver_locally(
     load_arrays(loaded.model, adapter)
     private = strategy.plan.noise is not Noise.NONE and config.privacy.noise_seed < 0
     card = adapter_card(config, strategy.plan, run, config.training.rounds, private)
-    save_adapter(loaded.model, directory / "adapter", card)
+    save_adapter(loaded.model, directory / "adapter", card, strategy.signal.reliability())
 
 
 def wait_for_nodes(grid: Grid, expected: int, timeout_s: float) -> None:

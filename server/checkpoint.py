@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from server.aggregation import IterateAverage, ServerOptimizer
+from server.aggregation import IterateAverage, ServerOptimizer, Signal
 from shared.adapters import Arrays
 from shared.errors import RunError
 from shared.files import atomic_path
@@ -25,6 +25,7 @@ class Checkpoint:
         optimizer_round: updates that the optimiser has seen.
         first, second: its moments; empty where it has none.
         average_count, average: of the averaged iterates.
+        total, noise_variance: of the signal's estimate.
     """
 
     round: int
@@ -34,10 +35,17 @@ class Checkpoint:
     second: Arrays
     average_count: int
     average: Arrays
+    noise_variance: float
+    total: Arrays
 
     @classmethod
     def of(
-        cls, round_number: int, adapter: Arrays, optimizer: ServerOptimizer, average: IterateAverage
+        cls,
+        round_number: int,
+        adapter: Arrays,
+        optimizer: ServerOptimizer,
+        average: IterateAverage,
+        signal: Signal,
     ) -> "Checkpoint":
         """The state of a running federation."""
         return cls(
@@ -48,10 +56,14 @@ class Checkpoint:
             optimizer.second,
             average.count,
             average.mean,
+            signal.noise_variance,
+            signal.total,
         )
 
-    def restore(self, optimizer: ServerOptimizer, average: IterateAverage) -> None:
-        """Put optimiser and average back as they were."""
+    def restore(self, optimizer: ServerOptimizer, average: IterateAverage, signal: Signal) -> None:
+        """Put optimiser, average and signal back as they were."""
+        signal.rounds = self.round
+        signal.noise_variance, signal.total = self.noise_variance, self.total
         optimizer.round = self.optimizer_round
         optimizer.first, optimizer.second = self.first, self.second
         average.count, average.mean = self.average_count, self.average
@@ -64,6 +76,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, plan_sha256: str) -
         "first": checkpoint.first,
         "second": checkpoint.second,
         "average": checkpoint.average,
+        "total": checkpoint.total,
     }
     arrays = {f"{g}/{name}": v for g, part in groups.items() for name, v in part.items()}
     metadata = {
@@ -72,6 +85,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, plan_sha256: str) -
                 "round": checkpoint.round,
                 "optimizer_round": checkpoint.optimizer_round,
                 "average_count": checkpoint.average_count,
+                "noise_variance": checkpoint.noise_variance,
                 "plan": plan_sha256,
             }
         )
@@ -91,7 +105,9 @@ def load_checkpoint(directory: Path, plan_sha256: str) -> Checkpoint | None:
     found = sorted(directory.glob("round-*.safetensors"))
     if not found:
         return None
-    groups: dict[str, Arrays] = {"adapter": {}, "first": {}, "second": {}, "average": {}}
+    groups: dict[str, Arrays] = {
+        group: {} for group in ("adapter", "first", "second", "average", "total")
+    }
     try:
         with safe_open(found[-1], framework="numpy") as file:
             state = json.loads((file.metadata() or {})["state"])
@@ -110,5 +126,6 @@ def load_checkpoint(directory: Path, plan_sha256: str) -> Checkpoint | None:
         round=state["round"],
         optimizer_round=state["optimizer_round"],
         average_count=state["average_count"],
+        noise_variance=state["noise_variance"],
         **groups,
     )

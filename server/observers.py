@@ -22,6 +22,7 @@ class RoundReport:
         update_norm: L2 norm of the mean update.
         seconds: wall time of the round.
         adapter: after it.
+        reliability: share of signal in the updates so far, in [0, 1].
     """
 
     round: int
@@ -30,6 +31,7 @@ class RoundReport:
     update_norm: float
     seconds: float
     adapter: Arrays
+    reliability: float
 
 
 class Observer(Protocol):
@@ -44,8 +46,8 @@ class Observer(Protocol):
     def round_finished(self, report: RoundReport) -> None:
         """A round is aggregated and checkpointed."""
 
-    def finished(self, adapter: Arrays) -> None:
-        """The adapter that was delivered."""
+    def finished(self, adapter: Arrays, reliability: float) -> None:
+        """The adapter that was delivered, and its share of signal."""
 
 
 _observers: list[Observer] = []

@@ -13,11 +13,14 @@ from flwr.serverapp.strategy import Strategy
 from server.aggregation import (
     IterateAverage,
     ServerOptimizer,
+    Signal,
     check_cooccurrence,
     check_popularity,
     check_update,
     covered_items,
     no_statistics,
+    noise_deviation,
+    squared_norm,
     statistics_arrays,
     sum_cooccurrence,
     sum_popularity,
@@ -42,6 +45,7 @@ class FederationStrategy(Strategy):
         plan: what every organisation is asked to release.
         optimizer: of the server.
         average: of iterates.
+        signal: estimates how reliable the adapter is.
     """
 
     def __init__(
@@ -51,12 +55,14 @@ class FederationStrategy(Strategy):
         plan: PrivacyPlan,
         optimizer: ServerOptimizer,
         average: IterateAverage,
+        signal: Signal,
     ) -> None:
         self.config = config
         self.inquiry = inquiry
         self.plan = plan
         self.optimizer = optimizer
         self.average = average
+        self.signal = signal
         self._adapter: Arrays = {}
 
     def statistics(self, grid: Grid) -> dict[str, npt.NDArray[np.generic]]:
@@ -98,7 +104,12 @@ class FederationStrategy(Strategy):
         update = weighted_mean([reply.arrays for reply in usable], weights)
         self._adapter = self.optimizer.step(self._adapter, update)
         self.average.add(server_round, self._adapter)
-        norm = math.sqrt(sum(float((v.astype(np.float64) ** 2).sum()) for v in update.values()))
+        training, mechanism = self.config.training, self.plan.mechanism("step")
+        self.signal.add(
+            update,
+            noise_deviation(usable, mechanism, training.steps_per_round, training.step_size),
+        )
+        norm = math.sqrt(squared_norm(update))
         metrics = MetricRecord({"replies": len(usable), "update_norm": norm})
         return pack_arrays(self._adapter), metrics
 

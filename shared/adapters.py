@@ -1,6 +1,7 @@
 """Adapters as arrays in messages and as PEFT directories on disk; safetensors, never pickle."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,22 +10,17 @@ import numpy.typing as npt
 import torch
 from peft import PeftModel
 from safetensors.numpy import load_file
-from torch import nn
 
 from shared.errors import FederationError, RunError
+from shared.files import write_json
 from shared.user_model import UserModel
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
 
-def trainable(model: UserModel) -> dict[str, nn.Parameter]:
-    """The trained parameters by name, in a fixed order."""
-    return {name: p for name, p in sorted(model.named_parameters()) if p.requires_grad}
-
-
 def adapter_arrays(model: UserModel) -> Arrays:
     """Copies of the trained parameters: what a federation sends and averages."""
-    return {n: p.detach().cpu().float().numpy().copy() for n, p in trainable(model).items()}
+    return {n: p.detach().cpu().float().numpy().copy() for n, p in model.trained.items()}
 
 
 def load_arrays(model: UserModel, arrays: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -33,7 +29,7 @@ def load_arrays(model: UserModel, arrays: Mapping[str, npt.NDArray[np.float32]])
     Raises:
         FederationError: if a name, a shape or a value does not fit; nothing is set then.
     """
-    parameters = trainable(model)
+    parameters = model.trained
     check_arrays({n: tuple(p.shape) for n, p in parameters.items()}, arrays)
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -85,8 +81,10 @@ def peft_model(model: UserModel) -> PeftModel:
     return inner
 
 
-def save_adapter(model: UserModel, directory: Path, card: str) -> None:
+def save_adapter(model: UserModel, directory: Path, card: str, reliability: float) -> None:
     """Write ``adapter_config.json``, ``adapter_model.safetensors`` and the card ``README.md``.
+
+    ``tacit.json`` beside them keeps the adapter's reliability, which scales its weight at scoring.
 
     The directory loads with ``PeftModel.from_pretrained(base, directory)``.
     """
@@ -96,10 +94,11 @@ def save_adapter(model: UserModel, directory: Path, card: str) -> None:
         str(directory), safe_serialization=True, save_embedding_layers=False
     )
     (directory / "README.md").write_text(card)
+    write_json(directory / "tacit.json", {"reliability": reliability})
 
 
-def load_adapter(model: UserModel, directory: Path) -> Arrays:
-    """The trained arrays of a PEFT directory, checked against a model of the same settings.
+def load_adapter(model: UserModel, directory: Path) -> tuple[Arrays, float]:
+    """Trained arrays and reliability of a PEFT directory, for a model of the same settings.
 
     Raises:
         FederationError: if an array does not fit.
@@ -111,8 +110,8 @@ def load_adapter(model: UserModel, directory: Path) -> Arrays:
     state = load_file(path)
     arrays = {
         name: state[key]
-        for name in trainable(model)
+        for name in model.trained
         if (key := name.removeprefix("backbone.").replace(".default.", ".")) in state
     }
-    check_arrays({n: tuple(p.shape) for n, p in trainable(model).items()}, arrays)
-    return arrays
+    check_arrays({n: tuple(p.shape) for n, p in model.trained.items()}, arrays)
+    return arrays, float(json.loads((directory / "tacit.json").read_text())["reliability"])

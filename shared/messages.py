@@ -18,6 +18,8 @@ DELIVER_STATISTICS = "query.deliver_statistics"
 TRAIN = "train"
 DELIVER_ADAPTER = "query.deliver_adapter"
 
+RELIABILITY = "reliability"
+
 AnyArrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -103,6 +105,28 @@ def unpack_reply(content: RecordDict) -> Reply:
     if declared < 1:
         raise FederationError(f"reply: declared_users is {declared}; it must be at least 1")
     return Reply(_text(fields, "name"), declared, _number(fields, "round"), _unpack(content))
+
+
+def pack_delivery(
+    adapter: Mapping[str, npt.NDArray[np.float32]], reliability: float
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Arrays of a delivered adapter, with how reliable the server finds it."""
+    return dict(adapter) | {RELIABILITY: np.array([reliability], dtype=np.float32)}
+
+
+def unpack_delivery(
+    arrays: AnyArrays,
+) -> tuple[dict[str, npt.NDArray[Any]], float]:
+    """Adapter and reliability of a delivery.
+
+    Raises:
+        FederationError: if the reliability is missing or lies outside [0, 1].
+    """
+    adapter = dict(arrays)
+    value = adapter.pop(RELIABILITY, None)
+    if value is None or value.shape != (1,) or not 0.0 <= float(value[0]) <= 1.0:
+        raise FederationError(f"delivered adapter: {RELIABILITY} is missing or not in [0, 1]")
+    return adapter, float(value[0])
 
 
 def size_bytes(arrays: AnyArrays) -> int:

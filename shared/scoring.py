@@ -29,6 +29,7 @@ class Scorer:
         statistics: delivered by the federation.
         vectors: ``[items, dim]`` centred item vectors.
         adapter: delivered arrays, or None for the statistics alone.
+        reliability: share of signal in the adapter, in [0, 1]; scales its weight.
         model: holds the adapter while scoring; None where there is none.
         runtime: device and precision.
     """
@@ -39,6 +40,7 @@ class Scorer:
     adapter: Arrays | None = None
     model: UserModel | None = None
     runtime: Runtime | None = None
+    reliability: float = 1.0
 
     def fused(
         self, histories: PrivateHistories, users: Ints, need: Vectors | None = None
@@ -51,9 +53,10 @@ class Scorer:
             need: ``[dim]`` vector of a stated need, in the space of ``vectors``.
         """
         scores = statistics_scores(self.statistics, histories, users, self.config.statistics)
-        if self.adapter is not None and self.config.fusion.adapter_weight:
+        weight = self.config.fusion.adapter_weight * self.reliability
+        if self.adapter is not None and weight:
             own = standardised(self.adapter_scores(histories, users).astype(np.float64))
-            scores = scores + self.config.fusion.adapter_weight * own
+            scores = scores + weight * own
         if need is not None:
             match = standardised((self.vectors @ need).astype(np.float64)[None, :])
             scores = scores + self.config.fusion.need_weight * match

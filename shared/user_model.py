@@ -53,13 +53,20 @@ class PassThrough(nn.Module):
 
 
 class UserModel(nn.Module):
-    """Backbone with adapters, the frozen scale of its inputs, and the score's temperature."""
+    """Backbone with adapters, the frozen scale of its inputs, and the score's temperature.
+
+    Attributes:
+        trained: the parameters that are trained, by name, in a fixed order.
+    """
 
     def __init__(self, backbone: nn.Module, input_scale: float, temperature: float) -> None:
         super().__init__()
         self.backbone = backbone
         self.input_scale = input_scale
         self.temperature = temperature
+        self.trained: dict[str, nn.Parameter] = {
+            name: p for name, p in sorted(self.named_parameters()) if p.requires_grad
+        }
 
     def forward(self, embedded: Tensor) -> Tensor:
         """Hidden states ``[rows, positions, dim]`` of item vectors ``[rows, positions, dim]``."""

@@ -29,6 +29,7 @@ class Outcome:
         plan: what every organisation released.
         statistics: delivered, in the order of the catalogue.
         adapter: delivered; None where there were no adapter rounds.
+        reliability: share of signal in it.
         seconds: wall time.
         client_seconds: of it, spent in clients (in-process engine only).
     """
@@ -36,6 +37,7 @@ class Outcome:
     plan: PrivacyPlan
     statistics: Statistics
     adapter: Arrays | None
+    reliability: float
     seconds: float
     client_seconds: float | None
 
@@ -46,6 +48,7 @@ class _Keeper:
 
     plan: PrivacyPlan | None = None
     adapter: Arrays | None = None
+    reliability: float = 0.0
 
     def planned(self, plan: PrivacyPlan, organisations: int) -> None:
         self.plan = plan
@@ -56,8 +59,8 @@ class _Keeper:
     def round_finished(self, report: object) -> None:
         return
 
-    def finished(self, adapter: Arrays) -> None:
-        self.adapter = adapter
+    def finished(self, adapter: Arrays, reliability: float) -> None:
+        self.adapter, self.reliability = adapter, reliability
 
 
 def federate(
@@ -101,6 +104,7 @@ def federate(
         keeper.plan,
         read_statistics(world, directory),
         keeper.adapter if config.training.rounds else None,
+        keeper.reliability,
         time.perf_counter() - started,
         client_seconds,
     )
@@ -112,7 +116,20 @@ def read_statistics(world: World, directory: Path) -> Statistics:
     return statistics_from_arrays(arrays, world.dataset.catalogue)
 
 
-def scorer(world: World, config: Config, statistics: Statistics, adapter: Arrays | None) -> Scorer:
+def scorer(
+    world: World,
+    config: Config,
+    statistics: Statistics,
+    adapter: Arrays | None = None,
+    reliability: float = 0.0,
+) -> Scorer:
     """Scores of the whole catalogue with what a federation delivered."""
     loaded = world.loaded
-    return Scorer(config, statistics, world.vectors, adapter, loaded.model, loaded.runtime)
+    return Scorer(
+        config, statistics, world.vectors, adapter, loaded.model, loaded.runtime, reliability
+    )
+
+
+def outcome_scorer(world: World, config: Config, outcome: Outcome) -> Scorer:
+    """``scorer`` of a finished federation."""
+    return scorer(world, config, outcome.statistics, outcome.adapter, outcome.reliability)

@@ -118,7 +118,7 @@ class ProgressObserver:
         """Show the round and what is spent."""
         self._stage.at(report.round, report.rounds, self._note(report.round))
 
-    def finished(self, adapter: Arrays) -> None:
+    def finished(self, adapter: Arrays, reliability: float) -> None:
         """Nothing more to show."""
 
     def _note(self, rounds: int) -> str:

@@ -23,7 +23,7 @@ from shared.metrics import paired_bootstrap
 from shared.plan import Noise, PrivacyPlan
 from shared.scoring import top_items
 from simulations import records
-from simulations.federate import Outcome, federate, read_statistics, scorer
+from simulations.federate import Outcome, federate, outcome_scorer, read_statistics, scorer
 from simulations.methods import Result, baseline, cold_slice, federated
 from simulations.progress import EpsilonCurve, ProgressObserver, Screen
 from simulations.report import write_report
@@ -76,7 +76,7 @@ class Recorder:
         if every and (report.round % every == 0 or report.round == report.rounds):
             self._evaluate(report)
 
-    def finished(self, adapter: Arrays) -> None:
+    def finished(self, adapter: Arrays, reliability: float) -> None:
         """Nothing to write: the folder holds it."""
 
     def _overhead_ms(self, report: RoundReport) -> float | None:
@@ -87,7 +87,7 @@ class Recorder:
 
     def _evaluate(self, report: RoundReport) -> None:
         statistics = read_statistics(self.world, self.directory)
-        scores = scorer(self.world, self.config, statistics, report.adapter)
+        scores = scorer(self.world, self.config, statistics, report.adapter, report.reliability)
         found = federated(self.world, "federation", self.world.validation, scores)
         records.append_record(
             self.path,
@@ -236,7 +236,7 @@ def evaluate_all(
         for outcome, run_config in ((private, config), (twin, without_noise(config))):
             if outcome is None:
                 continue
-            scores = scorer(world, run_config, outcome.statistics, outcome.adapter)
+            scores = outcome_scorer(world, run_config, outcome)
             for method in ("statistics", "federation"):
                 if method == "federation" and outcome.adapter is None:
                     continue
@@ -326,7 +326,7 @@ def release_summaries(ledger: Ledger) -> tuple[records.ReleaseSummary, ...]:
 
 def example_records(world: World, config: Config, outcome: Outcome) -> list[records.ExampleRecord]:
     """A few users, one of each organisation in turn, with their newest items and their list."""
-    scores = scorer(world, config, outcome.statistics, outcome.adapter)
+    scores = outcome_scorer(world, config, outcome)
     histories, titles = world.dataset.histories, world.dataset.catalogue.titles
     made = []
     for part in world.organisations[: config.run.examples]:

@@ -10,7 +10,7 @@ import numpy as np
 from shared.config import Config
 from shared.metrics import Evaluation, paired_bootstrap
 from shared.splits import Split
-from simulations.federate import federate, scorer
+from simulations.federate import federate, outcome_scorer
 from simulations.methods import LABELS, baseline, cold_slice, federated
 from simulations.world import World, build_world
 
@@ -151,13 +151,13 @@ def _draw(
     world = build_world(drawn, folder)
     alone = drawn.model_copy(update={"training": drawn.training.model_copy(update={"rounds": 0})})
     outcome = federate(world, alone, folder / "statistics", f"statistics-{seed}")
-    scores = scorer(world, alone, outcome.statistics, None)
+    scores = outcome_scorer(world, alone, outcome)
     found = federated(world, "statistics", split, scores)
     yield ("statistics", "whole"), found, cold_slice(world, found, scores)
     if not drawn.training.rounds:
         return
     outcome = federate(world, drawn, folder / "federation", f"federation-{seed}")
-    scores = scorer(world, drawn, outcome.statistics, outcome.adapter)
+    scores = outcome_scorer(world, drawn, outcome)
     for method, budget in (
         ("statistics", "share"),
         ("adapter", "whole"),

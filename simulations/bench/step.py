@@ -11,7 +11,6 @@ from torch import nn
 
 from client.directory import trainable_model
 from client.trainer import PrivateOptimizer, micro_batches, user_rows
-from shared.adapters import trainable
 from shared.config import Config
 from shared.encoder import centred
 from shared.histories import PrivateHistories
@@ -96,7 +95,7 @@ def _plain_step(
     wrapped = trainable_model(loaded).wrapped
     wrapped.disable_hooks()
     try:
-        optimizer = torch.optim.SGD(list(trainable(loaded.model).values()), lr=STEP_SIZE)
+        optimizer = torch.optim.SGD(list(loaded.model.trained.values()), lr=STEP_SIZE)
         _backward(config, loaded, loaded.model, histories, items, prior, lambda: None)
         optimizer.step()
         optimizer.zero_grad()
@@ -112,7 +111,7 @@ def _private_step(
     prior: torch.Tensor,
 ) -> None:
     optimizer = PrivateOptimizer(
-        torch.optim.SGD(list(trainable(loaded.model).values()), lr=STEP_SIZE),
+        torch.optim.SGD(list(loaded.model.trained.values()), lr=STEP_SIZE),
         Mechanism("step", 1.0, 1.0, config.privacy.clipping_norm),
         config.privacy.clipping,
         len(histories),
