@@ -29,7 +29,8 @@ class Scorer:
         statistics: delivered by the federation.
         vectors: ``[items, dim]`` centred item vectors.
         adapter: delivered arrays, or None for the statistics alone.
-        reliability: share of signal in the adapter, in [0, 1]; scales its weight.
+        reliability: share of signal in the adapter, in [0, 1]. It scales the adapter's weight; with
+            a warm start, which ranks by itself, it shrinks the adapter towards it instead.
         model: holds the adapter while scoring; None where there is none.
         runtime: device and precision.
     """
@@ -53,7 +54,9 @@ class Scorer:
             need: ``[dim]`` vector of a stated need, in the space of ``vectors``.
         """
         scores = statistics_scores(self.statistics, histories, users, self.config.statistics)
-        weight = self.config.fusion.adapter_weight * self.reliability
+        weight = self.config.fusion.adapter_weight
+        if not self.config.model.warm_start:
+            weight *= self.reliability
         if self.adapter is not None and weight:
             own = standardised(self.adapter_scores(histories, users).astype(np.float64))
             scores = scores + weight * own
@@ -76,7 +79,14 @@ class Scorer:
         assert model is not None
         assert runtime is not None
         assert self.adapter is not None
-        load_arrays(model, self.adapter)
+        shrink = self.reliability if self.config.model.warm_start else 1.0
+        load_arrays(
+            model,
+            {
+                name: value * np.float32(shrink if ".lora_B." in name else 1.0)
+                for name, value in self.adapter.items()
+            },
+        )
         items = item_tensor(self.vectors, runtime.device, runtime.precision)
         result = np.zeros((len(users), len(self.vectors)), dtype=np.float32)
         known = np.flatnonzero(histories.lengths[users] > 0)

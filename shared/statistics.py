@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 # Below 1 by more than the rounding of a float64 sum of squares, so that the bound is exact.
 UNIT = 1.0 - 1e-12
 USERS_PER_BLOCK = 4096
-AUTO_DEVIATIONS = 6.0
+AUTO_DEVIATIONS = 4.0
 AUTO_RANGE = (100, 400)
 
 

@@ -23,22 +23,19 @@ from shared.encoder import load_encoder
 from shared.errors import ConfigError, RunError
 from shared.files import sha256_file, write_json
 from shared.histories import PrivateHistories
-from shared.metrics import evaluate
 from shared.models import load_model
-from shared.splits import Split, leave_one_out
 from shared.statistics import log_popularity, popularity_sum
 from shared.user_model import (
     UserModel,
     input_scale,
     item_tensor,
-    last_hidden,
     load_backbone,
-    pad_windows,
     row_losses,
 )
 
 HELD_OUT_USERS = 0.1
 PATIENCE = 2
+JUDGED_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,12 @@ class Pretraining:
     Attributes:
         directory: the warm start.
         epochs: after which the best weights were kept; 0 is the base itself.
-        ndcg: NDCG@10 on the held-out users' last items, by epoch, before any training first.
+        loss: cross-entropy on the held-out users' histories, by epoch, before any training first.
     """
 
     directory: Path
     epochs: int
-    ndcg: tuple[float, ...]
+    loss: tuple[float, ...]
 
 
 def pretrain(
@@ -67,7 +64,8 @@ def pretrain(
 ) -> Pretraining:
     """Train all weights of the kept layers and write the warm start.
 
-    Stops when the held-out users' NDCG has not grown for ``PATIENCE`` epochs and keeps the best.
+    Stops when the held-out users' loss has not fallen for ``PATIENCE`` epochs and keeps the best.
+    The loss over all their positions is steadier than a ranking of one target for each of them.
 
     Args:
         config: ``data`` names the public histories; base, layers and window are the user model's.
@@ -76,7 +74,7 @@ def pretrain(
         epochs: at most.
         learning_rate: of AdamW.
         rows: users of a step.
-        progress: told ``(epoch, epochs, ndcg)``.
+        progress: told ``(epoch, epochs, loss)``.
 
     Raises:
         RunError: if ``out`` exists.
@@ -104,8 +102,10 @@ def pretrain(
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
 
-    history = [_ndcg(model, judges, items, prior, config.model.window, runtime)]
+    history = [_loss(model, judges, items, prior, config.model.window, runtime)]
     best, best_epoch = _copy(backbone), 0
+    if progress is not None:
+        progress(0, epochs, history[0])
     for epoch in range(1, epochs + 1):
         groups = micro_batches(
             learners, generator.permutation(len(learners)), config.model.window, rows
@@ -118,10 +118,10 @@ def pretrain(
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-        history.append(_ndcg(model, judges, items, prior, config.model.window, runtime))
+        history.append(_loss(model, judges, items, prior, config.model.window, runtime))
         if progress is not None:
             progress(epoch, epochs, history[-1])
-        if history[-1] > max(history[:-1]):
+        if history[-1] < min(history[:-1]):
             best, best_epoch = _copy(backbone), epoch
         elif epoch - best_epoch >= PATIENCE:
             break
@@ -132,35 +132,27 @@ def pretrain(
 
 def _learners_and_judges(
     histories: PrivateHistories, generator: np.random.Generator
-) -> tuple[PrivateHistories, Split]:
+) -> tuple[PrivateHistories, PrivateHistories]:
     order = generator.permutation(len(histories))
     held_out = max(1, round(HELD_OUT_USERS * len(histories)))
-    judges = histories.select(order[:held_out])
-    return histories.select(order[held_out:]), leave_one_out(judges, "test")
+    return histories.select(order[held_out:]), histories.select(order[:held_out])
 
 
-def _ndcg(
+def _loss(
     model: UserModel,
-    judges: Split,
+    judges: PrivateHistories,
     items: torch.Tensor,
     prior: torch.Tensor,
     window: int,
     runtime: Runtime,
 ) -> float:
-    def score(
-        users: np.ndarray[tuple[int], np.dtype[np.int64]],
-    ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        windows, lengths = pad_windows([judges.history.row(int(u)) for u in users], window)
+    total, users = 0.0, 0
+    for group in micro_batches(judges, np.arange(len(judges)), window, JUDGED_AT_ONCE):
+        rows = user_rows(judges, group, window, runtime.device)
         with torch.inference_mode(), runtime.autocast():
-            hidden = last_hidden(
-                model,
-                torch.from_numpy(windows).to(runtime.device),
-                torch.from_numpy(lengths).to(runtime.device),
-                items,
-            )
-            return (model.scores(hidden, items) + prior).float().cpu().numpy()
-
-    return evaluate(score, judges, len(items), block=128).ndcg
+            total += float(row_losses(model, rows, items, prior, model.temperature).sum())
+        users += len(group)
+    return total / max(1, users)
 
 
 def _copy(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -202,7 +194,7 @@ def _write(
                 "items": len(dataset.catalogue),
                 "interactions": int(dataset.histories.lengths.sum()),
                 "epochs": epochs,
-                "held_out_ndcg10_by_epoch": history,
+                "held_out_loss_by_epoch": history,
             },
         )
         folder.replace(out)

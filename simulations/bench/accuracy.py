@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from client.data.ingest import Dataset
+from client.data.partition import partition
 from shared.config import Config
 from shared.metrics import Evaluation, paired_bootstrap
 from shared.splits import Split
@@ -122,7 +124,9 @@ def measure(
             for seed in range(seeds):
                 told(f"epsilon {label}, noise {setting.noise}, draw {seed + 1} of {seeds}")
                 folder = Path(scratch) / f"{setting.noise}-{label}-{seed}"
-                for key, evaluation, slice_ in _draw(setting, config, seed, folder, split):
+                for key, evaluation, slice_ in _draw(
+                    setting, config, world.dataset, seed, folder, split
+                ):
                     draws.setdefault(key, []).append(evaluation)
                     if slice_ is not None:
                         cold.setdefault(key, []).append(slice_)
@@ -145,10 +149,14 @@ def measure(
 
 
 def _draw(
-    setting: Setting, config: Config, seed: int, folder: Path, split: Split
+    setting: Setting, config: Config, dataset: Dataset, seed: int, folder: Path, split: Split
 ) -> Iterable[tuple[tuple[str, str], Evaluation, Evaluation | None]]:
     drawn = setting.configure(config, seed)
-    world = build_world(drawn, folder)
+    # The data of all draws is the same; only who holds which users is drawn anew.
+    parts = partition(
+        dataset, drawn.partition.scheme, drawn.partition.organisations, drawn.run.seed
+    )
+    world = World(drawn, dataset, tuple(parts))
     alone = drawn.model_copy(update={"training": drawn.training.model_copy(update={"rounds": 0})})
     outcome = federate(world, alone, folder / "statistics", f"statistics-{seed}")
     scores = outcome_scorer(world, alone, outcome)

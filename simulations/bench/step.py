@@ -66,11 +66,13 @@ def measure(config: Config, users: int = 256, items: int = 1682, repeats: int = 
     rates = []
     for repeat in range(repeats + 1):
         for name, step in steps.items():
+            _synchronise(loaded.runtime.device)
             started = time.perf_counter()
             step()
+            _synchronise(loaded.runtime.device)
             if repeat:
                 times[name].append(time.perf_counter() - started)
-        rates.append(_matrix_rate())
+        rates.append(_matrix_rate(loaded.runtime.device))
     medians = {name: statistics.median(values) for name, values in times.items()}
     work = _floating_point_operations(loaded, users, window, items)
     rate = statistics.median(rates[1:])
@@ -162,8 +164,15 @@ def _floating_point_operations(loaded: LoadedModel, rows: int, positions: int, i
     return 4.0 * rows * positions * (weights + items * loaded.hidden_size)
 
 
-def _matrix_rate() -> float:
-    a, b = torch.randn(MATRIX, MATRIX), torch.randn(MATRIX, MATRIX)
+def _matrix_rate(device: str) -> float:
+    a, b = (torch.randn(MATRIX, MATRIX, device=device) for _ in range(2))
+    _synchronise(device)
     started = time.perf_counter()
-    a @ b
+    torch.mm(a, b)
+    _synchronise(device)
     return 2.0 * MATRIX**3 / (time.perf_counter() - started)
+
+
+def _synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)

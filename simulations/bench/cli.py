@@ -1,0 +1,196 @@
+"""``tacit bench``: commands that print the tables of the docs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shared.config import load_config
+from shared.errors import ConfigError
+from shared.files import write_json
+from simulations.options import ConfigFile, JsonFile, Overrides
+
+if TYPE_CHECKING:
+    from simulations.bench.accuracy import AccuracyRow, Comparison, Setting
+    from simulations.bench.round import RoundRow
+    from simulations.bench.step import StepRow
+
+bench_app = typer.Typer(no_args_is_help=True, help="Measure accuracy and speed on this machine.")
+
+SETTINGS = ("none", "shared:8", "own:8", "own:2")
+
+
+@bench_app.command()
+def accuracy(
+    config_file: ConfigFile = None,
+    set_: Overrides = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NOISE[:EPSILON]", help=f"May be given often; {', '.join(SETTINGS)}."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of every setting.")] = 3,
+    baseline: Annotated[
+        list[str] | None, typer.Option(help="May be given often; all of them by default.")
+    ] = None,
+    part: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    json_file: JsonFile = None,
+) -> None:
+    """Rank with every method, over several draws of the noise."""
+    from simulations.bench.accuracy import BASELINES, as_json, measure
+
+    config = load_config(config_file, set_ or [])
+    settings = [parse_setting(text) for text in setting or SETTINGS]
+    chosen = tuple(baseline) if baseline else BASELINES
+    for name in chosen:
+        if name not in BASELINES:
+            raise ConfigError(f"--baseline {name}: expected one of {', '.join(BASELINES)}")
+    if part not in ("test", "validation"):
+        raise ConfigError(f"--part {part}: expected test or validation")
+    console = Console()
+    with console.status("Reading data") as status:
+        rows, comparisons = measure(config, settings, seeds, chosen, part, status.update)
+    print_accuracy(console, rows, comparisons)
+    if json_file is not None:
+        write_json(json_file, as_json(rows, comparisons))
+
+
+@bench_app.command()
+def step(
+    config_file: ConfigFile = None,
+    set_: Overrides = None,
+    users: Annotated[int, typer.Option(min=1, help="Users of a step.")] = 256,
+    items: Annotated[int, typer.Option(min=2, help="Size of the catalogue.")] = 1682,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each step; the median counts.")] = 7,
+    json_file: JsonFile = None,
+) -> None:
+    """Time a private step beside the same step without privacy."""
+    from simulations.bench.step import measure
+
+    config = load_config(config_file, set_ or [])
+    console = Console()
+    with console.status("Timing steps"):
+        rows = measure(config, users, items, repeats)
+    print_steps(console, rows)
+    if json_file is not None:
+        write_json(json_file, {"rows": [asdict(row) for row in rows]})
+
+
+@bench_app.command(name="round")
+def round_(
+    config_file: ConfigFile = None,
+    set_: Overrides = None,
+    organisations: Annotated[
+        int, typer.Option(min=1, help="Of the rounds whose overhead is timed.")
+    ] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Whose overhead is timed.")] = 20,
+    starts: Annotated[
+        int, typer.Option(min=0, help="Of tacit simulate, to the first round; 0: none.")
+    ] = 3,
+    json_file: JsonFile = None,
+) -> None:
+    """Time what a round costs besides training, and the way to the first round."""
+    from simulations.bench.round import first_round, overhead
+
+    config = load_config(config_file, set_ or [])
+    console = Console()
+    with console.status("Timing rounds") as status:
+        rows = [overhead(config, organisations, rounds)]
+        if starts:
+            status.update("Timing the way to the first round")
+            rows.append(first_round(config, starts))
+    print_rounds(console, rows)
+    if json_file is not None:
+        write_json(json_file, {"rows": [asdict(row) for row in rows]})
+
+
+def parse_setting(text: str) -> "Setting":
+    """A noise setting from ``own:8``, ``shared:8`` or ``none``.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    from simulations.bench.accuracy import Setting
+
+    noise, colon, number = text.partition(":")
+    if text == "none":
+        return Setting("none", None)
+    try:
+        epsilon = float(number) if colon else 0.0
+    except ValueError:
+        epsilon = 0.0
+    if noise not in ("own", "shared") or not 0.0 < epsilon < float("inf"):
+        raise ConfigError(f"--setting {text}: expected none, own:EPSILON or shared:EPSILON")
+    return Setting(noise, epsilon)
+
+
+def print_accuracy(
+    console: Console, rows: "Sequence[AccuracyRow]", comparisons: "Sequence[Comparison]"
+) -> None:
+    """Means over draws, with the standard error over users and the spread over draws."""
+    if rows:
+        console.print(f"{rows[0].data}, {rows[0].protocol}; mean ± standard error (spread)")
+    table = _table("Method", "Noise", "Epsilon", "HR@k", "NDCG@k", "Cold NDCG@k", "Draws", left=2)
+    for row in rows:
+        table.add_row(
+            row.label,
+            row.noise,
+            _or_dash(row.epsilon, "g"),
+            _figure(row.hr10, row.hr10_se, row.hr10_spread if row.seeds > 1 else None),
+            _figure(row.ndcg10, row.ndcg10_se, row.ndcg10_spread if row.seeds > 1 else None),
+            _or_dash(row.cold_ndcg10, ".4f"),
+            str(row.seeds),
+        )
+    console.print(table)
+    for found in comparisons:
+        console.print(
+            f"Federation less its statistics, {found.noise} noise, epsilon "
+            f"{_or_dash(found.epsilon, 'g')}: NDCG@k {found.ndcg10_mean:+.4f} "
+            f"(95% {found.ndcg10_low:+.4f} to {found.ndcg10_high:+.4f})",
+            highlight=False,
+        )
+
+
+def print_steps(console: Console, rows: "Sequence[StepRow]") -> None:
+    """Users a second, and how that compares."""
+    table = _table("Step", "Users a second", "Times non-private", "Of matrix rate", left=1)
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.rows_per_s:.1f}",
+            f"{row.ratio_to_non_private:.2f}",
+            f"{row.fraction_of_matrix_rate:.2f}",
+        )
+    console.print(table)
+
+
+def print_rounds(console: Console, rows: "Sequence[RoundRow]") -> None:
+    """Seconds, with their range."""
+    table = _table("Time", "Data", "Organisations", "Samples", "Median s", "Range s", left=2)
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.data,
+            str(row.organisations),
+            str(row.samples),
+            f"{row.median_s:.3f}",
+            f"{row.least_s:.3f} to {row.greatest_s:.3f}",
+        )
+    console.print(table)
+
+
+def _table(*columns: str, left: int) -> Table:
+    table = Table()
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place < left else "right")
+    return table
+
+
+def _figure(mean: float, error: float, spread: float | None) -> str:
+    return f"{mean:.4f} ± {error:.4f}" + ("" if spread is None else f" ({spread:.4f})")
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

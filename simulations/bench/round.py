@@ -1,0 +1,181 @@
+"""``tacit bench round``: what a round costs besides training, and how long the first one takes."""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from client.data.ingest import Dataset
+from client.data.partition import partition
+from client.directory import training_seconds
+from server.observers import RoundReport
+from shared.adapters import Arrays
+from shared.catalogue import Catalogue
+from shared.config import Config, to_toml
+from shared.errors import RunError
+from shared.histories import PrivateHistories
+from shared.plan import PrivacyPlan
+from simulations.federate import federate
+from simulations.records import RoundRecord, read_records
+from simulations.world import World
+
+USERS_PER_ORGANISATION = 4
+ITEMS = 50
+INTERACTIONS = 5
+POLL_S = 0.01
+LIMIT_S = 1800.0
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One measured time.
+
+    Attributes:
+        name: ``overhead``, a round's wall time less its private steps; or ``first_round``, from the
+            start of ``tacit simulate`` to its first finished round.
+        data: what was trained on.
+        organisations: that took part.
+        samples: how many times it was measured.
+        median_s, least_s, greatest_s: over the samples, seconds.
+    """
+
+    name: str
+    data: str
+    organisations: int
+    samples: int
+    median_s: float
+    least_s: float
+    greatest_s: float
+
+
+def overhead(config: Config, organisations: int = 8, rounds: int = 20) -> RoundRow:
+    """Time rounds in this process on histories so short that training takes little.
+
+    One more round runs before the measured ones: it loads the model.
+
+    Args:
+        config: base, model, privacy and server; its data and partition are not used.
+        organisations: that take part.
+        rounds: measured.
+    """
+    small = _with(
+        config,
+        partition={"organisations": organisations, "scheme": "iid"},
+        training={"rounds": rounds + 1},
+        run={"engine": "in-process"},
+    )
+    dataset = _made_up(organisations * USERS_PER_ORGANISATION)
+    parts = partition(dataset, "iid", organisations, small.run.seed)
+    world = World(small, dataset, tuple(parts))
+    clock = _Clock()
+    with tempfile.TemporaryDirectory() as scratch:
+        federate(world, small, Path(scratch), "bench-round", [clock])
+    return _row("overhead", dataset.name, organisations, clock.seconds[1:])
+
+
+def first_round(config: Config, samples: int = 3) -> RoundRow:
+    """Time from the start of the process to the first finished round, caches warm.
+
+    One more start runs before the measured ones: it fills the cache of item vectors.
+
+    Args:
+        config: of the run; ``data.source`` says what is trained on.
+        samples: starts to time.
+
+    Raises:
+        RunError: if the command ends, or ``LIMIT_S`` pass, before a round is finished.
+    """
+    times = [_start(config) for _ in range(samples + 1)]
+    data = Path(config.data.source).name
+    return _row("first_round", data, config.partition.organisations, times[1:])
+
+
+@dataclass
+class _Clock:
+    """Observer that keeps what each round took besides private steps, seconds."""
+
+    seconds: list[float] = field(default_factory=list)
+    trained_s: float = 0.0
+
+    def planned(self, plan: PrivacyPlan, organisations: int) -> None:
+        self.trained_s = training_seconds()
+
+    def statistics_ready(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        return
+
+    def round_finished(self, report: RoundReport) -> None:
+        before, self.trained_s = self.trained_s, training_seconds()
+        self.seconds.append(report.seconds - (self.trained_s - before))
+
+    def finished(self, adapter: Arrays, reliability: float) -> None:
+        return
+
+
+def _start(config: Config) -> float:
+    alone = _with(config, run={"noise_free_twin": False}, evaluation={"every_rounds": 0})
+    with tempfile.TemporaryDirectory() as scratch:
+        file, out = Path(scratch) / "config.toml", Path(scratch) / "run"
+        errors = Path(scratch) / "errors.txt"
+        file.write_text(to_toml(alone))
+        command = [sys.executable, "-c", "from simulations.cli import main; main()", "simulate"]
+        with errors.open("wb") as stream:
+            started = time.perf_counter()
+            process = subprocess.Popen(
+                [*command, "--config", str(file), "--out", str(out)],
+                stdout=subprocess.DEVNULL,
+                stderr=stream,
+            )
+            try:
+                while not _has_round(out / "metrics.jsonl"):
+                    if process.poll() is not None or time.perf_counter() - started > LIMIT_S:
+                        raise RunError(
+                            f"tacit simulate finished no round (exit status {process.returncode}): "
+                            f"{errors.read_text(errors='replace').strip()}"
+                        )
+                    time.sleep(POLL_S)
+                return time.perf_counter() - started
+            finally:
+                process.terminate()
+                process.wait()
+
+
+def _has_round(path: Path) -> bool:
+    return path.exists() and any(isinstance(r, RoundRecord) for r in read_records(path))
+
+
+def _row(name: str, data: str, organisations: int, times: list[float]) -> RoundRow:
+    return RoundRow(
+        name, data, organisations, len(times), statistics.median(times), min(times), max(times)
+    )
+
+
+def _with(config: Config, **sections: Mapping[str, object]) -> Config:
+    return config.model_copy(
+        update={
+            name: getattr(config, name).model_copy(update=values)
+            for name, values in sections.items()
+        }
+    )
+
+
+def _made_up(users: int) -> Dataset:
+    generator = np.random.default_rng(0)
+    catalogue = Catalogue(
+        tuple(f"item-{i}" for i in range(ITEMS)),
+        tuple(f"Made-up item {i}" for i in range(ITEMS)),
+        {},
+    )
+    histories = PrivateHistories(
+        tuple(f"user-{u}" for u in range(users)),
+        np.arange(users + 1, dtype=np.int64) * INTERACTIONS,
+        generator.integers(ITEMS, size=users * INTERACTIONS),
+        np.tile(np.arange(INTERACTIONS, dtype=np.float64), users),
+    )
+    return Dataset("made up", catalogue, histories, {}, (), 0)

@@ -1,0 +1,108 @@
+"""Replies of organisations, and a federation of hand-written clients over the in-process grid."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app.error import Error
+from flwr.clientapp import ClientApp
+
+from server.aggregation import IterateAverage, ServerOptimizer, Signal
+from server.inquiry import Inquiry
+from server.strategy import FederationStrategy
+from shared.adapters import Arrays
+from shared.config import Config, parse_config
+from shared.messages import Reply, pack_arrays, pack_reply, unpack_request
+from shared.plan import make_plan
+from simulations.engine import InProcessGrid
+
+Change = Callable[[RecordDict], RecordDict | Error]
+
+
+@dataclass
+class Federation:
+    """A server's strategy with nodes that answer ``good`` replies, changed where a test says so.
+
+    Attributes:
+        config: of the run.
+        good: what each node answers when it is honest.
+        changes: by node, what is done to its packed reply before it leaves.
+        asked: requests that the first node saw, by kind of message.
+    """
+
+    config: Config
+    good: list[Reply]
+    changes: dict[int, Change]
+    asked: dict[str, dict[str, npt.NDArray[Any]]]
+
+    def __post_init__(self) -> None:
+        users = sum(reply.declared_users for reply in self.good)
+        self.plan = make_plan(self.config, users, len(self.good))
+        self.inquiry = Inquiry("run", "model", self.config.server, self.plan)
+        self.grid = InProcessGrid(self._app(), {}, len(self.good))
+        self.strategy = FederationStrategy(
+            self.config,
+            self.inquiry,
+            self.plan,
+            ServerOptimizer(self.config.server),
+            IterateAverage(0.0, self.config.training.rounds),
+            Signal(),
+        )
+
+    def train(self, adapter: Arrays, round_number: int = 1) -> Arrays:
+        """One round from ``adapter``; returns the next one."""
+        outgoing = self.strategy.configure_train(
+            round_number, pack_arrays(adapter), ConfigRecord(), self.grid
+        )
+        record, _ = self.strategy.aggregate_train(
+            round_number, self.grid.send_and_receive(outgoing)
+        )
+        assert isinstance(record, ArrayRecord)
+        return {name: array.numpy() for name, array in record.items()}
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why replies were refused, in order."""
+        return [refusal.reason for refusal in self.inquiry.refusals]
+
+    def _app(self) -> ClientApp:
+        app = ClientApp()
+
+        def answer(message: Message, context: Context) -> Message:
+            node = int(str(context.node_config["partition-id"]))
+            self.asked[message.metadata.message_type] = unpack_request(message.content).arrays
+            content = pack_reply(self.good[node])
+            changed = self.changes.get(node, lambda same: same)(content)
+            return Message(changed, reply_to=message)
+
+        for kind in ("popularity", "cooccurrence"):
+            app.query(kind)(answer)
+        app.train()(answer)
+        return app
+
+
+MakeFederation = Callable[..., Federation]
+
+
+@pytest.fixture
+def make_federation() -> MakeFederation:
+    """A federation of nodes that answer given replies; ``set_`` changes its configuration."""
+
+    def make(
+        good: list[Reply],
+        changes: dict[int, Change] | None = None,
+        **sections: dict[str, Any],
+    ) -> Federation:
+        values: dict[str, dict[str, Any]] = {
+            "server": {"optimizer": "average"},
+            "statistics": {"top_items": 3},
+            "training": {"rounds": 2},
+        }
+        for name, table in sections.items():
+            values[name] = values.get(name, {}) | table
+        return Federation(parse_config(values, "test"), good, changes or {}, {})
+
+    return make

@@ -1,0 +1,142 @@
+"""Histories written by hand, an agent over a tiny model, and chi-square tests with a stated size."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy import stats
+from transformers import BertConfig, BertModel
+
+from client.agent import Agent, Identity, Resources
+from client.ledger import Budget, Ledger
+from client.trainer import Trainable
+from shared.assets import resolve_base
+from shared.catalogue import Catalogue
+from shared.config import Config, parse_config
+from shared.devices import Runtime
+from shared.histories import PrivateHistories
+from shared.models import quiet
+from shared.plan import PrivacyPlan, make_plan
+from shared.user_model import build_user_model
+
+DIM = 16
+ITEMS = 400
+ROWS = ([0, 1, 2, 3], [3, 2, 1, 4, 5], [7, 7, 8], [9], [], [10, 11, 12, 13, 14, 15])
+
+
+def _histories(rows: Sequence[Sequence[int]]) -> PrivateHistories:
+    lengths = [len(row) for row in rows]
+    return PrivateHistories(
+        user_ids=tuple(f"user-{place}" for place in range(len(rows))),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        items=np.array([item for row in rows for item in row], dtype=np.int64),
+        times=np.array([float(t) for n in lengths for t in range(n)]),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_histories() -> Callable[[Sequence[Sequence[int]]], PrivateHistories]:
+    """Histories from rows of items, in order of time."""
+    return _histories
+
+
+@pytest.fixture(scope="session")
+def deviation_is() -> Callable[[npt.NDArray[Any], float], bool]:
+    """Whether values are centred Gaussian noise of a deviation; wrong once in a million times.
+
+    The sum of squares over the variance is chi-square with one degree of freedom a value.
+    """
+
+    def check(values: npt.NDArray[Any], deviation: float) -> bool:
+        statistic = float(((values.astype(np.float64) / deviation) ** 2).sum())
+        tail = min(stats.chi2.cdf(statistic, values.size), stats.chi2.sf(statistic, values.size))
+        return bool(tail > 0.5e-6)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a random BERT of two narrow layers."""
+    quiet()
+    folder = tmp_path_factory.mktemp("base") / "bert"
+    torch.manual_seed(0)
+    model = BertModel(
+        BertConfig(
+            hidden_size=DIM,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=24,
+            vocab_size=40,
+            max_position_embeddings=64,
+        ),
+        add_pooling_layer=False,
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def resources(tiny_base: Path) -> Resources:
+    """The tiny model under hooks, with random item vectors."""
+    runtime = Runtime("cpu", "float32")
+    options = parse_config({"model": {"rank": 2, "layers": 1}}, "test").model
+    model = build_user_model(resolve_base(str(tiny_base)), options, runtime, seed=0)
+    vectors = np.random.default_rng(0).normal(size=(ITEMS, DIM)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Resources(Trainable.of(model, runtime), vectors, "model-of-the-test")
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., Config]:
+    """Epsilon 8 at delta 1e-4 in three rounds over all users, but for the privacy options given."""
+
+    def make(**privacy: Any) -> Config:
+        values = {
+            "privacy": {"delta": 1e-4, "epsilon": 8.0} | privacy,
+            "training": {"rounds": 3, "micro_batch_rows": 2},
+            "model": {"window": 4},
+            "run": {"threads": 1},
+        }
+        return parse_config(values, "test")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def plan(make_config: Callable[..., Config]) -> PrivacyPlan:
+    """The honest plan of that configuration."""
+    return make_plan(make_config(), users=len(ROWS), organisations=1)
+
+
+@pytest.fixture(scope="session")
+def open_agent(
+    make_config: Callable[..., Config], resources: Resources
+) -> Callable[..., AbstractContextManager[Agent]]:
+    """An agent over the histories ``ROWS``, with a ledger in a new folder or in the one given."""
+
+    @contextmanager
+    def opened(
+        folder: Path | None = None, epsilon: float | None = 8.0, **privacy: Any
+    ) -> Iterator[Agent]:
+        with TemporaryDirectory() as scratch:
+            directory = folder or Path(scratch)
+            names = tuple(f"Item {place}" for place in range(ITEMS))
+            with Ledger(directory / "ledger.sqlite", Budget(epsilon, 1e-4)) as ledger:
+                yield Agent(
+                    Identity("house", 0, len(ROWS)),
+                    directory,
+                    Catalogue(names, names, {}),
+                    _histories(ROWS),
+                    ledger,
+                    make_config(**privacy),
+                    lambda: resources,
+                )
+
+    return opened

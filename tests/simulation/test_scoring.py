@@ -1,0 +1,168 @@
+"""Late fusion: every part counts with its weight, and nobody is left without a list."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from shared.config import Config
+from shared.histories import PrivateHistories
+from shared.scoring import Scorer, top_items, zero_shot_scores
+from shared.statistics import decayed_context
+from simulations.federate import federate, outcome_scorer
+from simulations.world import World
+
+MakeConfig = Callable[..., Config]
+
+RELIABILITY = 0.4
+WEIGHTS = {"adapter_weight": 0.7, "need_weight": 2.0}
+
+
+@pytest.fixture(scope="module")
+def trained(
+    world: World, make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Scorer:
+    """What two rounds without noise deliver, taken as 0.4 reliable."""
+    config = make_config(privacy={"noise": "none"}, fusion=WEIGHTS, statistics={"weight": 0.8})
+    outcome = federate(world, config, tmp_path_factory.mktemp("run"), "run")
+    return replace(outcome_scorer(world, config, outcome), reliability=RELIABILITY)
+
+
+@pytest.fixture(scope="module")
+def histories(world: World) -> PrivateHistories:
+    """Some users, one of whom has no history and one a single item."""
+    some = world.dataset.histories.select(np.arange(5))
+    return some.truncated(np.array([9, 0, 1, 30, 4]))
+
+
+USERS = np.arange(5)
+
+
+def standardised(scores: np.ndarray) -> np.ndarray:
+    deviation = scores.std(axis=1, keepdims=True)
+    return np.where(
+        deviation > 0,
+        (scores - scores.mean(axis=1, keepdims=True)) / np.where(deviation > 0, deviation, 1),
+        0.0,
+    )
+
+
+def reach(scorer: Scorer, histories: PrivateHistories) -> np.ndarray:
+    """Decayed history times G, over the catalogue."""
+    statistics = scorer.statistics
+    decay = scorer.config.statistics.history_decay
+    context = decayed_context(histories, USERS, statistics.top, decay)
+    scores = np.zeros((len(USERS), len(statistics.log_popularity)))
+    scores[:, statistics.top] = context @ statistics.transition
+    return scores
+
+
+def test_the_fused_score_is_the_weighted_sum_of_its_parts(
+    trained: Scorer, histories: PrivateHistories
+) -> None:
+    need = trained.vectors[3]
+    expected = (
+        trained.statistics.log_popularity[None, :]
+        + 0.8 * standardised(reach(trained, histories))
+        + 0.7 * RELIABILITY * standardised(trained.adapter_scores(histories, USERS))
+        + 2.0 * standardised((trained.vectors @ need)[None, :])
+    )
+    assert trained.fused(histories, USERS, need) == pytest.approx(expected, abs=1e-3)
+
+
+def test_without_an_adapter_the_statistics_are_left(
+    trained: Scorer, histories: PrivateHistories
+) -> None:
+    alone = Scorer(trained.config, trained.statistics, trained.vectors)
+    expected = trained.statistics.log_popularity[None, :] + 0.8 * standardised(
+        reach(trained, histories)
+    )
+    assert alone.fused(histories, USERS) == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_adapter_of_noise_alone_does_not_count(
+    trained: Scorer, histories: PrivateHistories
+) -> None:
+    noise = replace(trained, reliability=0.0)
+    alone = Scorer(trained.config, trained.statistics, trained.vectors)
+    assert np.array_equal(noise.fused(histories, USERS), alone.fused(histories, USERS))
+
+
+def test_the_adapter_changes_the_score(trained: Scorer, histories: PrivateHistories) -> None:
+    without = replace(trained, adapter=None)
+    change = trained.fused(histories, USERS) - without.fused(histories, USERS)
+    assert np.abs(change[[0, 2, 3, 4]]).max(axis=1).min() > 0.1
+
+
+def test_a_user_without_history_is_served_by_popularity(
+    trained: Scorer, histories: PrivateHistories
+) -> None:
+    scores = trained.fused(histories, np.array([1]))[0]
+    assert scores == pytest.approx(trained.statistics.log_popularity, abs=1e-5)
+    assert len(top_items(scores, histories.row(1), 10)) == 10
+
+
+def test_a_need_moves_a_user_without_history(trained: Scorer, histories: PrivateHistories) -> None:
+    scores = trained.fused(histories, np.array([1]), trained.vectors[7])[0]
+    gain = scores - trained.statistics.log_popularity
+    assert int(np.argmax(gain)) == 7
+
+
+def test_a_users_scores_do_not_depend_on_who_else_is_scored(
+    trained: Scorer, histories: PrivateHistories
+) -> None:
+    together = trained.fused(histories, USERS)
+    for user in USERS:
+        alone = trained.fused(histories, np.array([user]))[0]
+        assert alone == pytest.approx(together[user], abs=1e-4)
+
+
+def test_no_users_have_no_scores(trained: Scorer, histories: PrivateHistories) -> None:
+    assert trained.fused(histories, np.array([], dtype=np.int64)).shape == (
+        0,
+        len(trained.vectors),
+    )
+
+
+def test_items_outside_of_g_are_scored_too(trained: Scorer, histories: PrivateHistories) -> None:
+    statistics = trained.statistics
+    few = replace(
+        statistics, top=statistics.top[:5], transition=statistics.transition[:5, :5].copy()
+    )
+    scores = replace(trained, statistics=few).fused(histories, USERS)
+    assert np.isfinite(scores).all()
+
+
+def test_zero_shot_prefers_what_is_like_the_newest_item(
+    trained: Scorer, histories: PrivateHistories
+) -> None:
+    scores = zero_shot_scores(trained.vectors, histories, np.array([2]), 0.6)[0]
+    assert int(np.argmax(scores)) == int(histories.row(2)[0])
+
+
+def test_top_items_are_the_best_unseen_ones_best_first() -> None:
+    scores = np.array([0.1, 0.9, 0.5, 0.7, 0.3], np.float32)
+    found = top_items(scores, np.array([1, 1]), 3)
+    assert [place for place, _ in found] == [3, 2, 4]
+    assert [score for _, score in found] == pytest.approx([0.7, 0.5, 0.3])
+
+
+def test_equal_scores_stand_in_the_order_of_the_catalogue() -> None:
+    assert [p for p, _ in top_items(np.ones(5, np.float32), np.array([0]), 3)] == [1, 2, 3]
+
+
+def test_who_has_seen_nearly_all_gets_a_short_list() -> None:
+    found = top_items(np.arange(4, dtype=np.float32), np.array([0, 1, 3]), 10)
+    assert [place for place, _ in found] == [2]
+
+
+def test_seen_items_can_be_kept() -> None:
+    scores = np.array([0.1, 0.9], np.float32)
+    assert [p for p, _ in top_items(scores, np.array([1]), 2, exclude_seen=False)] == [1, 0]
+
+
+def test_masking_seen_items_leaves_the_scores_alone() -> None:
+    scores = np.array([0.1, 0.9], np.float32)
+    top_items(scores, np.array([1]), 1)
+    assert scores.tolist() == pytest.approx([0.1, 0.9])
