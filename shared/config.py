@@ -95,7 +95,9 @@ class ModelSection(Section):
 class PrivacySection(Section):
     """The guarantee. Unit: user. Adjacency: add or remove one user."""
 
-    epsilon: Positive = Field(8.0, description="Budget of every organisation for the whole run.")
+    epsilon: Annotated[float, Field(gt=0.0, le=50.0)] = Field(
+        8.0, description="Budget of every organisation for the whole run; at most 50."
+    )
     delta: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="0 takes 1 / (users of the federation) ** 1.1."
     )

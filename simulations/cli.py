@@ -11,6 +11,9 @@ from rich.console import Console
 
 from shared.config import Config, load_config, to_toml
 from shared.errors import DataError, RunError, TacitError
+from simulations.bench.cli import bench_app
+from simulations.options import ConfigFile, Overrides
+from simulations.pretrain_cli import pretrain_command
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -24,13 +27,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make data.")
 app.add_typer(data_app, name="data")
-
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set any option.")
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="TOML file with options.")
-]
+app.add_typer(bench_app, name="bench")
+app.command("pretrain")(pretrain_command)
 
 
 @app.callback()

@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure accuracy and speed on this machine.")
 
-SETTINGS = ("none", "shared:8", "own:8", "own:2")
+SETTINGS = ("none", "shared:8", "shared:2", "own:8")
 
 
 @bench_app.command()
 def accuracy(
+    data: Annotated[
+        str | None, typer.Option(help="movielens-100k, synthetic, or a path to files.")
+    ] = None,
+    warm_start: Annotated[
+        str | None, typer.Option(help="Directory made by tacit pretrain.")
+    ] = None,
     config_file: ConfigFile = None,
     set_: Overrides = None,
     setting: Annotated[
@@ -41,7 +47,9 @@ def accuracy(
     """Rank with every method, over several draws of the noise."""
     from simulations.bench.accuracy import BASELINES, as_json, measure
 
-    config = load_config(config_file, set_ or [])
+    named = {"data.source": data, "model.warm_start": warm_start}
+    chosen_options = {k: v for k, v in named.items() if v is not None}
+    config = load_config(config_file, set_ or [], chosen_options)
     settings = [parse_setting(text) for text in setting or SETTINGS]
     chosen = tuple(baseline) if baseline else BASELINES
     for name in chosen:
