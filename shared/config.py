@@ -150,7 +150,7 @@ class StatisticsSection(Section):
 class TrainingSection(Section):
     """The private steps at the client."""
 
-    rounds: int = Field(20, ge=0, description="Adapter rounds; 0 leaves the statistics alone.")
+    rounds: int = Field(25, ge=0, description="Adapter rounds; 0 leaves the statistics alone.")
     steps_per_round: Count = Field(1, description="Private steps of a client in a round.")
     sampling_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         1.0, description="Probability with which each user enters a step (Poisson)."

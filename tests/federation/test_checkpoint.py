@@ -90,7 +90,7 @@ def test_a_truncated_file_is_refused_with_what_to_do(tmp_path: Path, kept: float
     newest = tmp_path / "round-00003.safetensors"
     content = newest.read_bytes()
     newest.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(RunError, match="round-00003.safetensors: not a checkpoint .*remove it"):
+    with pytest.raises(RunError, match=r"round-00003\.safetensors: not a checkpoint .*remove it"):
         load_checkpoint(tmp_path, PLAN)
 
 

@@ -1,4 +1,4 @@
-"""Histories written by hand, an agent over a tiny model, and chi-square tests with a stated size."""
+"""Histories written by hand, an agent over a tiny model, and a chi-square test of noise."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,19 +15,29 @@ from transformers import BertConfig, BertModel
 
 from client.agent import Agent, Identity, Resources
 from client.ledger import Budget, Ledger
-from client.trainer import Trainable
+from client.trainer import Trainable, Update
 from shared.assets import resolve_base
 from shared.catalogue import Catalogue
 from shared.config import Config, parse_config
 from shared.devices import Runtime
 from shared.histories import PrivateHistories
+from shared.messages import Request
 from shared.models import quiet
 from shared.plan import PrivacyPlan, make_plan
 from shared.user_model import build_user_model
 
+Arrays = dict[str, npt.NDArray[Any]]
+
 DIM = 16
 ITEMS = 400
-ROWS = ([0, 1, 2, 3], [3, 2, 1, 4, 5], [7, 7, 8], [9], [], [10, 11, 12, 13, 14, 15])
+ROWS: tuple[list[int], ...] = (
+    [0, 1, 2, 3],
+    [3, 2, 1, 4, 5],
+    [7, 7, 8],
+    [9],
+    [],
+    [10, 11, 12, 13, 14, 15],
+)
 
 
 def _histories(rows: Sequence[Sequence[int]]) -> PrivateHistories:
@@ -38,6 +48,18 @@ def _histories(rows: Sequence[Sequence[int]]) -> PrivateHistories:
         items=np.array([item for row in rows for item in row], dtype=np.int64),
         times=np.array([float(t) for n in lengths for t in range(n)]),
     )
+
+
+def _statistics(catalogue: Catalogue) -> Request:
+    keys = catalogue.key_hashes
+    arrays: Arrays = {
+        "keys": keys,
+        "log_popularity": np.linspace(-1.0, 1.0, len(keys)),
+        "top": np.arange(3),
+        "transition": np.zeros((3, 3)),
+        "floor": np.array([-2.0]),
+    }
+    return Request("run", 0, None, "", arrays)
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +116,16 @@ def resources(tiny_base: Path) -> Resources:
 
 
 @pytest.fixture(scope="session")
+def adapter(resources: Resources) -> Arrays:
+    """An adapter that fits the tiny model."""
+    random = np.random.default_rng(3)
+    return {
+        name: random.normal(0.0, 0.1, tuple(p.shape)).astype(np.float32)
+        for name, p in resources.trainable.model.trained.items()
+    }
+
+
+@pytest.fixture(scope="session")
 def make_config() -> Callable[..., Config]:
     """Epsilon 8 at delta 1e-4 in three rounds over all users, but for the privacy options given."""
 
@@ -119,7 +151,10 @@ def plan(make_config: Callable[..., Config]) -> PrivacyPlan:
 def open_agent(
     make_config: Callable[..., Config], resources: Resources
 ) -> Callable[..., AbstractContextManager[Agent]]:
-    """An agent over the histories ``ROWS``, with a ledger in a new folder or in the one given."""
+    """An agent over the histories ``ROWS``, in a new folder or in the one given.
+
+    It holds the federation's statistics, so that it can be asked for anything.
+    """
 
     @contextmanager
     def opened(
@@ -129,7 +164,7 @@ def open_agent(
             directory = folder or Path(scratch)
             names = tuple(f"Item {place}" for place in range(ITEMS))
             with Ledger(directory / "ledger.sqlite", Budget(epsilon, 1e-4)) as ledger:
-                yield Agent(
+                agent = Agent(
                     Identity("house", 0, len(ROWS)),
                     directory,
                     Catalogue(names, names, {}),
@@ -138,5 +173,27 @@ def open_agent(
                     make_config(**privacy),
                     lambda: resources,
                 )
+                agent.deliver_statistics(_statistics(agent.catalogue))
+                yield agent
 
     return opened
+
+
+@pytest.fixture
+def agent(open_agent: Callable[..., AbstractContextManager[Agent]]) -> Iterator[Agent]:
+    """An agent with an empty ledger."""
+    with open_agent() as opened:
+        yield opened
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, adapter: Arrays) -> list[int]:
+    """Puts a stand-in for training, which a test of the ledger need not do; keeps its steps."""
+    calls: list[int] = []
+
+    def record(*args: Any) -> Update:
+        calls.append(args[5])
+        return Update({name: value + len(calls) for name, value in adapter.items()}, 0)
+
+    monkeypatch.setattr("client.agent.private_steps", record)
+    return calls

@@ -1,8 +1,8 @@
 """Epsilon against closed forms, published figures and an integral; and its order relations.
 
-References: Balle and Wang 2018 (arXiv 1805.06530), theorem 8, for Gaussian releases; Mironov, Talwar
-and Zhang 2019 (arXiv 1908.10530), equation 3.3, for the Rényi divergence of sampled ones; the
-published figures are named where they stand.
+References: Balle and Wang 2018 (arXiv 1805.06530), theorem 8, for Gaussian releases; Mironov,
+Talwar and Zhang 2019 (arXiv 1908.10530), section 3.3, for the Rényi divergence of sampled ones;
+the published figures are named where they stand.
 """
 
 import math
@@ -53,8 +53,8 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 def sampled_delta(epsilon: float, q: float, sigma: float, user_is_in: bool) -> float:
     """Hockey-stick divergence of one sampled Gaussian release, for any real ``epsilon``.
 
-    With the user the output is ``(1 - q) N(0, s^2) + q N(1, s^2)``, without ``N(0, s^2)``. The ratio
-    grows with the output, so that the worse outputs lie beyond one point.
+    With the user the output is ``(1 - q) N(0, s^2) + q N(1, s^2)``, without ``N(0, s^2)``. Their
+    ratio grows with the output, so that the worse outputs lie beyond one point.
     """
     ratio = math.exp(epsilon if user_is_in else -epsilon)
     if ratio <= 1.0 - q:
@@ -205,7 +205,12 @@ def test_a_contained_composition_costs_no_more(events: list[Event], data: st.Dat
 
 @pytest.mark.parametrize(
     "part",
-    [[Event(1.0, 2.0, 4)], [Event(1.0, 1.9)], [Event(0.9, 2.0)], [Event(1.0, 2.0), Event(0.5, 1.0)]],
+    [
+        [Event(1.0, 2.0, 4)],
+        [Event(1.0, 1.9)],
+        [Event(0.9, 2.0)],
+        [Event(1.0, 2.0), Event(0.5, 1.0)],
+    ],
 )
 def test_more_or_other_events_are_not_contained(part: Sequence[Event]) -> None:
     assert not contained(part, [Event(1.0, 2.0, 3)])

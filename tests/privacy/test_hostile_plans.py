@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import agent as module
-from client.agent import Agent, Resources
+from client.agent import Agent
 from client.trainer import Update
 from shared.accounting import Event, calibrate
 from shared.errors import PrivacyError
 from shared.messages import Reply, Request
 from shared.plan import Mechanism, Noise, PrivacyPlan
 
+Arrays = dict[str, npt.NDArray[Any]]
 OpenAgent = Callable[..., AbstractContextManager[Agent]]
 
 names = st.sampled_from(["popularity", "cooccurrence", "step"])
@@ -27,7 +28,7 @@ names = st.sampled_from(["popularity", "cooccurrence", "step"])
 class Work:
     """Stands in for the work on histories, and counts how often it was done."""
 
-    def __init__(self, adapter: dict[str, npt.NDArray[np.float32]]) -> None:
+    def __init__(self, adapter: Arrays) -> None:
         self.adapter = adapter
         self.done = 0
 
@@ -41,10 +42,8 @@ class Work:
 
 
 @pytest.fixture(scope="module")
-def work(resources: Resources) -> Iterator[Work]:
-    counter = Work(
-        {n: np.zeros(tuple(p.shape), np.float32) for n, p in resources.trainable.model.trained.items()}
-    )
+def work(adapter: Arrays) -> Iterator[Work]:
+    counter = Work(adapter)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "private_steps", counter.steps)
         patch.setattr(module, "popularity_sum", counter.sum)
@@ -59,29 +58,16 @@ def least_noise() -> float:
 
 
 def changed(plan: PrivacyPlan, name: str, **change: Any) -> PrivacyPlan:
-    mechanism = dataclasses.replace(plan.mechanism(name), **change)
-    return dataclasses.replace(plan, **{name: mechanism})
+    part: dict[str, Any] = {name: dataclasses.replace(plan.mechanism(name), **change)}
+    return dataclasses.replace(plan, **part)
 
 
 def ask(agent: Agent, plan: PrivacyPlan, name: str, work: Work, number: int = 1) -> Reply:
-    arrays: dict[str, Any] = dict(work.adapter)
-    if name == "cooccurrence":
-        arrays = {"keys": agent.catalogue.key_hashes[:3]}
-    request = Request("run", number, plan, "model-of-the-test", arrays)
-    return {"step": agent.train}.get(name, getattr(agent, name, agent.train))(request)
-
-
-def prepared(agent: Agent) -> Agent:
-    keys = agent.catalogue.key_hashes
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "keys": keys,
-        "log_popularity": np.zeros(len(keys)),
-        "top": np.arange(0),
-        "transition": np.zeros((0, 0)),
-        "floor": np.zeros(1),
-    }
-    agent.deliver_statistics(Request("run", 0, None, "", arrays))
-    return agent
+    if name == "step":
+        return agent.train(Request("run", number, plan, "model-of-the-test", work.adapter))
+    arrays: Arrays = {"keys": agent.catalogue.key_hashes[:3]}
+    request = Request("run", number, plan, "", arrays)
+    return agent.popularity(request) if name == "popularity" else agent.cooccurrence(request)
 
 
 def refused(open_agent: OpenAgent, plan: PrivacyPlan, name: str, work: Work, match: str) -> None:
@@ -89,7 +75,7 @@ def refused(open_agent: OpenAgent, plan: PrivacyPlan, name: str, work: Work, mat
     before = work.done
     with open_agent() as agent:
         with pytest.raises(PrivacyError, match=match):
-            ask(prepared(agent), plan, name, work)
+            ask(agent, plan, name, work)
         assert work.done == before
         assert agent.ledger.events() == ()
         assert agent.ledger.releases() == ()
@@ -102,13 +88,14 @@ def test_the_honest_plan_is_followed(
 ) -> None:
     before = work.done
     with open_agent() as agent:
-        ask(prepared(agent), plan, name, work)
+        ask(agent, plan, name, work)
         assert work.done == before + 1
         assert agent.ledger.events() == (plan.mechanism(name).event(),)
 
 
-@settings(max_examples=12, deadline=None)
-@given(name=names, part=st.floats(0.5, 0.99))
+@pytest.mark.slow
+@settings(max_examples=8, deadline=None)
+@given(name=names, part=st.floats(0.7, 0.999))
 def test_noise_below_what_the_budget_allows_is_refused(
     open_agent: OpenAgent,
     plan: PrivacyPlan,
@@ -121,7 +108,7 @@ def test_noise_below_what_the_budget_allows_is_refused(
     refused(open_agent, hostile, name, work, "budget")
 
 
-@given(name=names)
+@pytest.mark.parametrize("name", ["popularity", "cooccurrence", "step"])
 def test_a_plan_without_noise_is_refused(
     open_agent: OpenAgent, plan: PrivacyPlan, work: Work, name: str
 ) -> None:
@@ -161,7 +148,7 @@ def test_a_larger_delta_is_refused(
     refused(open_agent, dataclasses.replace(plan, delta=delta), name, work, "delta")
 
 
-@pytest.mark.parametrize("claimed", [3, 4, 1000])
+@pytest.mark.parametrize("claimed", [3, 4, 60])
 def test_a_plan_of_more_steps_buys_none(
     open_agent: OpenAgent, plan: PrivacyPlan, work: Work, claimed: int
 ) -> None:
@@ -169,7 +156,6 @@ def test_a_plan_of_more_steps_buys_none(
     hostile = dataclasses.replace(plan, steps=claimed)
     before = work.done
     with open_agent() as agent:
-        prepared(agent)
         for name in ("popularity", "cooccurrence"):
             ask(agent, hostile, name, work, number=0)
         for number in (1, 2, 3):
@@ -184,36 +170,35 @@ def test_the_steps_of_a_round_are_the_organisations_own(
     open_agent: OpenAgent, plan: PrivacyPlan, work: Work
 ) -> None:
     with open_agent() as agent:
-        ask(prepared(agent), dataclasses.replace(plan, steps=50), "step", work)
+        ask(agent, dataclasses.replace(plan, steps=50), "step", work)
         assert [event.count for event in agent.ledger.events()] == [1]
 
 
-@settings(max_examples=8, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=6, deadline=None)
 @given(
     requests=st.lists(
         st.tuples(
             names,
-            st.integers(0, 3),
-            st.sampled_from([0.5, 0.7, 1.0, 3.0]),
-            st.sampled_from([1.0, 0.5]),
-            st.sampled_from([1, 3, 40]),
+            st.integers(0, 2),
+            st.sampled_from([(0.7, 1.0), (1.0, 1.0), (2.0, 0.5)]),
+            st.sampled_from([1, 3]),
         ),
-        min_size=2,
-        max_size=7,
+        min_size=3,
+        max_size=6,
     )
 )
 def test_no_sequence_of_requests_passes_the_budget(
     open_agent: OpenAgent,
     plan: PrivacyPlan,
     work: Work,
-    requests: list[tuple[str, int, float, float, int]],
+    requests: list[tuple[str, int, tuple[float, float], int]],
 ) -> None:
     before = work.done
     with open_agent() as agent:
-        prepared(agent)
-        for name, number, sigma, rate, steps in requests:
-            step = Mechanism(name, rate, sigma, 1.0)
-            hostile = dataclasses.replace(plan, **{name: step}, steps=steps)
+        for name, number, (sigma, rate), steps in requests:
+            part: dict[str, Any] = {name: Mechanism(name, rate, sigma, 1.0), "steps": steps}
+            hostile = dataclasses.replace(plan, **part)
             try:
                 ask(agent, hostile, name, work, number)
             except PrivacyError:

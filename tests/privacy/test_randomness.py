@@ -110,7 +110,12 @@ def test_every_part_of_the_key_counts(monkeypatch: pytest.MonkeyPatch, bit: int)
 
 def test_the_key_is_asked_of_the_operating_system_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(secrets, "randbits", lambda bits: asked.append(bits) or 12345)
+
+    def record(bits: int) -> int:
+        asked.append(bits)
+        return 12345
+
+    monkeypatch.setattr(secrets, "randbits", record)
     assert from_operating_system().secret
     assert asked == [128]
 

@@ -37,7 +37,7 @@ pair_options = st.builds(
 def exact_squared_norms(
     users: npt.NDArray[np.int64], values: npt.NDArray[np.float64]
 ) -> dict[int, Fraction]:
-    """Squared L2 norm of each user's row, in rational numbers: no rounding hides a hair too much."""
+    """Squared L2 norm of each user's row, in rational numbers: no rounding hides anything."""
     norms: dict[int, Fraction] = {}
     for user, value in zip(users.tolist(), values.tolist(), strict=True):
         norms[user] = norms.get(user, Fraction(0)) + Fraction(value) ** 2
@@ -158,7 +158,9 @@ def test_a_users_row_does_not_change_with_other_users(
 
     wanted, options = np.array(top, dtype=np.int64), StatisticsSection()
     users, cells, values = cooccurrence_rows(among, wanted, options)
-    np.testing.assert_array_equal(cells[users == place], cooccurrence_rows(alone, wanted, options)[1])
+    np.testing.assert_array_equal(
+        cells[users == place], cooccurrence_rows(alone, wanted, options)[1]
+    )
     np.testing.assert_array_equal(
         values[users == place], cooccurrence_rows(alone, wanted, options)[2]
     )

@@ -1,0 +1,125 @@
+"""The measurements behind the docs' tables, on settings so small that only their form counts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from shared.adapters import adapter_arrays
+from shared.config import Config, to_toml
+from shared.errors import ConfigError, RunError
+from shared.models import load_model
+from simulations.bench.accuracy import Setting, measure
+from simulations.bench.cli import bench_app, parse_setting
+from simulations.bench.round import first_round, overhead
+from simulations.bench.step import measure as measure_steps
+
+MakeConfig = Callable[..., Config]
+
+
+def bench(config: Config, folder: Path, *arguments: str) -> list[dict[str, Any]]:
+    """Run a command and return the rows of its JSON."""
+    (folder / "config.toml").write_text(to_toml(config))
+    options = ["--config", str(folder / "config.toml"), "--json", str(folder / "rows.json")]
+    result = CliRunner().invoke(bench_app, [*arguments, *options], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    rows = json.loads((folder / "rows.json").read_text())["rows"]
+    assert isinstance(rows, list)
+    return rows
+
+
+@pytest.mark.slow
+def test_accuracy_gives_a_row_for_every_method_of_every_setting(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    settings = ["--setting", "none", "--setting", "own:8"]
+    rows = bench(
+        make_config(), tmp_path, "accuracy", *settings, "--baseline", "popularity", "--seeds", "2"
+    )
+    assert [(row["method"], row["part"], row["noise"], row["seeds"]) for row in rows] == [
+        ("popularity", "whole", "none", 1),
+        *[
+            (method, part, noise, 2)
+            for noise in ("none", "own")
+            for method, part in (
+                ("statistics", "whole"),
+                ("statistics", "share"),
+                ("adapter", "whole"),
+                ("federation", "whole"),
+            )
+        ],
+    ]
+    assert all(0.0 <= row["ndcg10"] <= row["hr10"] <= 1.0 for row in rows)
+
+
+def test_draws_of_generated_data_are_of_the_same_data(make_config: MakeConfig) -> None:
+    config = make_config(
+        data={"source": "synthetic", "synthetic_users": 40, "synthetic_items": 50},
+        training={"rounds": 0},
+    )
+    rows, _ = measure(config, [Setting("none", None)], 3, baselines=())
+    # Without noise the statistics are the same sum whoever holds which users.
+    assert [(row.seeds, row.hr10_spread, row.ndcg10_spread) for row in rows] == [(3, 0.0, 0.0)]
+
+
+def test_the_private_step_is_timed_beside_the_same_step_without_privacy(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    sizes = ["--users", "8", "--items", "60", "--repeats", "1"]
+    rows = bench(make_config(), tmp_path, "step", *sizes)
+    assert [row["name"] for row in rows] == ["non_private", "private"]
+    assert rows[0]["ratio_to_non_private"] == 1.0
+    assert rows[1]["ratio_to_non_private"] == pytest.approx(
+        rows[0]["rows_per_s"] / rows[1]["rows_per_s"]
+    )
+    assert all(0.0 < row["fraction_of_matrix_rate"] < 1.0 for row in rows)
+
+
+def test_timed_steps_leave_the_adapter_where_it_was(make_config: MakeConfig) -> None:
+    config = make_config()
+    loaded = load_model(config)
+    before = adapter_arrays(loaded.model)
+    measure_steps(config, users=4, items=60, repeats=1)
+    for name, value in adapter_arrays(loaded.model).items():
+        assert value == pytest.approx(before[name], abs=1e-6)
+
+
+def test_overhead_is_what_rounds_take_besides_private_steps(make_config: MakeConfig) -> None:
+    row = overhead(make_config(), organisations=3, rounds=3)
+    assert (row.name, row.organisations, row.samples) == ("overhead", 3, 3)
+    assert 0.0 < row.least_s <= row.median_s <= row.greatest_s < 5.0
+
+
+@pytest.mark.slow
+def test_the_way_to_the_first_round_is_timed_in_a_process_of_its_own(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    rounds = ["--rounds", "1", "--organisations", "2", "--starts", "1"]
+    rows = bench(make_config(), tmp_path, "round", *rounds)
+    assert [row["name"] for row in rows] == ["overhead", "first_round"]
+    assert rows[1]["median_s"] > rows[0]["median_s"]
+
+
+@pytest.mark.slow
+def test_a_simulation_that_fails_is_told_with_its_own_words(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(data={"source": str(tmp_path / "nowhere")})
+    with pytest.raises(RunError, match=r"exit status 2.*no such file"):
+        first_round(config, samples=1)
+
+
+def test_a_setting_names_the_noise_and_its_epsilon() -> None:
+    assert parse_setting("none") == Setting("none", None)
+    assert parse_setting("own:2.5") == Setting("own", 2.5)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "own", "own:", "own:x", "own:-1", "own:nan", "own:inf", "none:8", "all:8"]
+)
+def test_a_setting_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected none, own:EPSILON"):
+        parse_setting(text)
