@@ -6,7 +6,7 @@ the server hands back. Each is checked against the budget before anything is com
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from shared.adapters import arrays_sha256, load_arrays, save_adapter
 from shared.cards import adapter_card
 from shared.catalogue import Catalogue
 from shared.config import Config
+from shared.delivery import statistics_from_arrays
 from shared.encoder import Vectors
 from shared.errors import FederationError, PrivacyError, TacitError
 from shared.files import atomic_path
@@ -29,7 +30,7 @@ from shared.histories import PrivateHistories
 from shared.messages import AnyArrays, Reply, Request, size_bytes, unpack_delivery
 from shared.plan import Mechanism, Noise
 from shared.randomness import PrivateRandom, from_operating_system, from_seed
-from shared.statistics import Statistics, cooccurrence_sum, popularity_sum
+from shared.statistics import AUTO_RANGE, Statistics, cooccurrence_sum, popularity_sum
 from shared.user_model import item_tensor
 
 
@@ -111,6 +112,12 @@ class Agent:
         wanted = request.arrays.get("keys")
         if wanted is None or wanted.dtype != np.uint64 or wanted.ndim != 1:
             raise FederationError("cooccurrence: expected an array keys of uint64")
+        limit = max(self.config.statistics.top_items, AUTO_RANGE[1])
+        if len(wanted) > limit:
+            raise FederationError(
+                f"cooccurrence: asked for {len(wanted)} items, {self.identity.name} gives at most "
+                f"{limit}; raise statistics.top_items on both sides"
+            )
         return self._release(
             request, mechanism, 1, lambda r: self._cooccurrence(mechanism, wanted, r)
         )
@@ -187,10 +194,11 @@ class Agent:
                 f"{name}: the plan's sensitivity is {mechanism.sensitivity:g}, "
                 f"{self.identity.name} clips at {limit:g}"
             )
-        if plan.noise is Noise.OWN and mechanism.noise_share != 1.0:
+        houses = self.config.partition.organisations if plan.noise is Noise.SHARED else 1
+        if mechanism.noise_share < houses**-0.5 * (1.0 - 1e-9):
             raise PrivacyError(
-                f"{name}: the plan lets {self.identity.name} add only "
-                f"{mechanism.noise_share:g} of the noise; with own noise it adds all of it"
+                f"{name}: the plan lets {self.identity.name} add only {mechanism.noise_share:g} of "
+                f"the noise's deviation; it adds at least {houses**-0.5:g}"
             )
         if plan.delta > self.ledger.budget.delta:
             raise PrivacyError(
@@ -283,32 +291,6 @@ class Agent:
 
     def _reply(self, request: Request, arrays: AnyArrays) -> Reply:
         return Reply(self.identity.name, self.identity.declared_users, request.round, dict(arrays))
-
-
-def statistics_from_arrays(arrays: Mapping[str, npt.NDArray[Any]], own: Catalogue) -> Statistics:
-    """The federation's statistics in the order of an organisation's own catalogue.
-
-    Items that the federation does not know get its floor: the log popularity of an item never had.
-
-    Raises:
-        FederationError: if an array is missing or does not fit the others.
-    """
-    try:
-        keys, values = arrays["keys"], arrays["log_popularity"]
-        top, transition, floor = arrays["top"], arrays["transition"], arrays["floor"]
-    except KeyError as error:
-        raise FederationError(f"statistics: array {error} is missing") from error
-    if keys.shape != values.shape or transition.shape != (len(top), len(top)) or len(floor) != 1:
-        raise FederationError("statistics: shapes of the arrays do not fit each other")
-    known = dict(zip(keys.tolist(), values.tolist(), strict=True))
-    hashes = own.key_hashes.tolist()
-    places = {key: place for place, key in enumerate(hashes)}
-    kept = [row for row, key in enumerate(keys[top].tolist()) if key in places]
-    return Statistics(
-        np.array([known.get(key, float(floor[0])) for key in hashes], dtype=np.float64),
-        np.array([places[key] for key in keys[top][kept].tolist()], dtype=np.int64),
-        transition[np.ix_(kept, kept)].astype(np.float64),
-    )
 
 
 def _stored_answer(path: Path, identifier: str) -> dict[str, npt.NDArray[Any]] | None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from client.agent import statistics_from_arrays
 from client.data.store import read_store
 from client.directory import item_vectors, read_organisation
 from shared.adapters import Arrays, load_adapter
 from shared.catalogue import Catalogue
 from shared.config import Config
+from shared.delivery import statistics_from_arrays
 from shared.encoder import Vectors, encode_texts
 from shared.errors import DataError, RunError
 from shared.histories import PrivateHistories

@@ -9,11 +9,11 @@ from safetensors.numpy import load_file
 
 import client.app
 import server.app
-from client.agent import statistics_from_arrays
 from client.directory import register, release
 from server.observers import Observer, observed_by
 from shared.adapters import Arrays
 from shared.config import Config, to_run_config
+from shared.delivery import statistics_from_arrays
 from shared.plan import PrivacyPlan
 from shared.scoring import Scorer
 from shared.statistics import Statistics

@@ -75,7 +75,12 @@ class Federation:
             node = int(str(context.node_config["partition-id"]))
             self.asked[message.metadata.message_type] = unpack_request(message.content).arrays
             content = pack_reply(self.good[node])
-            changed = self.changes.get(node, lambda same: same)(content)
+            change = self.changes.get(node)
+            if change is None:
+                return Message(content, reply_to=message)
+            changed = change(content)
+            if isinstance(changed, Error):
+                return Message(changed, reply_to=message)
             return Message(changed, reply_to=message)
 
         for kind in ("popularity", "cooccurrence"):

@@ -35,9 +35,9 @@ def test_the_mean_is_weighted_by_declared_users() -> None:
 def test_the_mean_is_float32_and_keeps_every_name() -> None:
     parts = [{"a": np.ones(2, np.float32), "b": np.zeros((1, 2), np.float32)}] * 3
     mean = weighted_mean(parts, [1.0, 2.0, 3.0])
-    assert {name: (value.dtype, value.shape) for name, value in mean.items()} == {
-        "a": (np.float32, (2,)),
-        "b": (np.float32, (1, 2)),
+    assert {name: (str(value.dtype), value.shape) for name, value in mean.items()} == {
+        "a": ("float32", (2,)),
+        "b": ("float32", (1, 2)),
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.agent import statistics_from_arrays
+from shared.delivery import statistics_from_arrays
 from server.aggregation import (
     Popularity,
     check_cooccurrence,

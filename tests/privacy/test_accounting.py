@@ -153,6 +153,7 @@ def test_published_figures_bound_ours_closely(
     assert 0.70 * published < epsilon_pld(event, 1e-5) < epsilon_rdp(event, 1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(q=rates, sigma=sigmas, steps=st.integers(1, 100), delta=deltas)
 def test_renyi_is_a_ceiling_and_prv_lies_close_above(

@@ -115,7 +115,7 @@ def test_a_plan_without_noise_is_refused(
     refused(open_agent, changed(plan, name, noise_multiplier=0.0), name, work, "budget")
 
 
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(name=names, share=st.floats(1e-9, 1.0, exclude_max=True))
 def test_less_than_all_of_the_noise_is_refused(
     open_agent: OpenAgent, plan: PrivacyPlan, work: Work, name: str, share: float
@@ -123,7 +123,7 @@ def test_less_than_all_of_the_noise_is_refused(
     refused(open_agent, changed(plan, name, noise_share=share), name, work, "of the noise")
 
 
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(name=names, bound=st.floats(1e-6, 1e6).filter(lambda value: value != 1.0))
 def test_another_sensitivity_is_refused(
     open_agent: OpenAgent, plan: PrivacyPlan, work: Work, name: str, bound: float
@@ -131,7 +131,7 @@ def test_another_sensitivity_is_refused(
     refused(open_agent, changed(plan, name, sensitivity=bound), name, work, "sensitivity")
 
 
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(name=names, noise=st.sampled_from([Noise.SHARED, Noise.NONE]), share=st.floats(0.1, 1.0))
 def test_another_kind_of_noise_is_refused(
     open_agent: OpenAgent, plan: PrivacyPlan, work: Work, name: str, noise: Noise, share: float
@@ -140,7 +140,7 @@ def test_another_kind_of_noise_is_refused(
     refused(open_agent, hostile, name, work, "noise is")
 
 
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(name=names, delta=st.floats(1.0001e-4, 0.999))
 def test_a_larger_delta_is_refused(
     open_agent: OpenAgent, plan: PrivacyPlan, work: Work, name: str, delta: float

@@ -1,5 +1,6 @@
 """A warm start: trained on public histories, written whole, and taken by the user model."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,22 @@ def warm(make_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_the_held_out_loss_falls_and_the_best_epoch_is_kept(warm: Pretraining) -> None:
     assert min(warm.loss) < warm.loss[0] - 0.1
     assert warm.loss[warm.epochs] == min(warm.loss)
+
+
+def test_training_judged_to_harm_leaves_the_base_as_it_was(
+    make_config: MakeConfig,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rising = itertools.count(1.0)
+    monkeypatch.setattr("simulations.pretrain._loss", lambda *_: next(rising))
+    found = pretrain(make_config(), tmp_path / "start", "CC0", epochs=5, learning_rate=FAST)
+    # Two epochs without a gain are waited for, no more.
+    assert (found.epochs, found.loss) == (0, (1.0, 2.0, 3.0))
+    base = load_file(tiny_base / "model.safetensors")
+    kept = load_file(found.directory / "model.safetensors")
+    assert all(np.array_equal(base[name], kept[name]) for name in base)
 
 
 def test_only_kept_layers_differ_from_the_base(warm: Pretraining, tiny_base: Path) -> None:
