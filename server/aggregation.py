@@ -307,6 +307,8 @@ def _check_keyed(reply: Reply, expected: Callable[[int], int]) -> None:
     if keys is None or values is None or keys.dtype != np.uint64 or values.dtype != np.float32:
         raise FederationError(f"{reply.name}: expected keys of uint64 and values of float32")
     if keys.ndim != 1 or values.shape != (expected(len(keys)),):
-        raise FederationError(f"{reply.name}: {len(keys)} keys but values of shape {values.shape}")
+        raise FederationError(
+            f"{reply.name}: keys of shape {keys.shape} but values of shape {values.shape}"
+        )
     if not np.isfinite(values).all():
         raise FederationError(f"{reply.name}: values that are not finite")

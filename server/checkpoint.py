@@ -114,18 +114,20 @@ def load_checkpoint(directory: Path, plan_sha256: str) -> Checkpoint | None:
             for key in file.keys():  # noqa: SIM118
                 group, _, name = key.partition("/")
                 groups[group][name] = file.get_tensor(key)
+        plan = state["plan"]
+        checkpoint = Checkpoint(
+            round=state["round"],
+            optimizer_round=state["optimizer_round"],
+            average_count=state["average_count"],
+            noise_variance=state["noise_variance"],
+            **groups,
+        )
     except (SafetensorError, KeyError, ValueError) as error:
         raise RunError(
             f"{found[-1]}: not a checkpoint ({error}); remove it to go on from the one before"
         ) from error
-    if state["plan"] != plan_sha256:
+    if plan != plan_sha256:
         raise RunError(
             f"{found[-1]}: belongs to another privacy plan; resume with the run's configuration"
         )
-    return Checkpoint(
-        round=state["round"],
-        optimizer_round=state["optimizer_round"],
-        average_count=state["average_count"],
-        noise_variance=state["noise_variance"],
-        **groups,
-    )
+    return checkpoint

@@ -246,13 +246,18 @@ def load_config(
             values = tomllib.loads(path.read_text())
         except FileNotFoundError as error:
             raise ConfigError(f"{path}: no such configuration file") from error
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not TOML: {error}") from error
     for override in overrides:
         _apply(values, override)
     for dotted, value in (named or {}).items():
         section, _, key = dotted.partition(".")
-        values.setdefault(section, {})[key] = value
+        table = values.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{where}: {section} is not a section; write [{section}]")
+        table[key] = value
     return parse_config(values, where)
 
 
@@ -345,6 +350,9 @@ def _nearest(place: list[str]) -> str:
     if len(place) == 1:
         sections = difflib.get_close_matches(place[0], Config.model_fields, n=1, cutoff=0.0)
         return f"[{sections[0]}]"
+    elsewhere = [name for name, key in names.items() if key == place[-1]]
+    if elsewhere:
+        return elsewhere[0]
     same_section = [n for n in names if n.startswith(place[0] + ".")]
     close = difflib.get_close_matches(".".join(place), same_section, n=1, cutoff=0.7)
     if not close:

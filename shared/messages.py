@@ -1,5 +1,6 @@
 """The vocabulary of messages between server and clients, and their records in Flower's terms."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ TRAIN = "train"
 DELIVER_ADAPTER = "query.deliver_adapter"
 
 RELIABILITY = "reliability"
+
+# How Flower names the serialisation of numpy arrays.
+NUMPY = "numpy.ndarray"
 
 AnyArrays = Mapping[str, npt.NDArray[Any]]
 
@@ -145,7 +149,17 @@ def _unpack(content: RecordDict) -> dict[str, npt.NDArray[Any]]:
     record = content.get("arrays")
     if not isinstance(record, ArrayRecord):
         raise FederationError("message: it carries no record named arrays")
-    return {name: array.numpy() for name, array in record.items()}
+    return {name: _values(name, array) for name, array in record.items()}
+
+
+def _values(name: str, array: Array) -> npt.NDArray[Any]:
+    if array.stype != NUMPY:
+        raise FederationError(f"array {name}: serialised as {array.stype!r}, expected {NUMPY!r}")
+    try:
+        # Not numpy.load, which also opens archives and pickles.
+        return np.lib.format.read_array(io.BytesIO(array.data), allow_pickle=False)
+    except (ValueError, TypeError, EOFError, OverflowError, MemoryError) as error:
+        raise FederationError(f"array {name}: its bytes cannot be read ({error})") from error
 
 
 def _fields(content: RecordDict, name: str) -> ConfigRecord:

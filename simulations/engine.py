@@ -126,8 +126,15 @@ class Configured(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Hand the message on with the run config in its context."""
-        context.run_config = dict(self._run_config)
-        return self._client_app(message, context)
+        # A context of its own: Flower refuses one that comes back with another run config.
+        own = Context(
+            context.run_id,
+            context.node_id,
+            context.node_config,
+            context.state,
+            dict(self._run_config),
+        )
+        return self._client_app(message, own)
 
 
 def run_on_ray(

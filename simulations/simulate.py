@@ -113,15 +113,19 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
     Raises:
         RunError: if the folder holds a run and ``resume`` is False, or the other way round.
     """
-    claim_directory(config, directory, resume)
+    check_directory(config, directory, resume)
     path = directory / "metrics.jsonl"
     screen = Screen(console)
     with screen.live():
         with screen.stage("Reading data") as stage:
             world = build_world(config, directory, stage.counter)
-        announce(world, config, console, path)
         with screen.stage("Loading the base model") as stage:
             stage.note = world.loaded.runtime.precision
+        if not resume:
+            # Only now: a run that cannot start leaves no folder that looks like one.
+            with atomic_path(directory / "config.toml") as temporary:
+                temporary.write_text(to_toml(config))
+        announce(world, config, console, path)
         with screen.stage("Item vectors", world.items) as stage:
             world.encode(stage.counter)
         with screen.stage("Writing organisations' folders"):
@@ -153,8 +157,8 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
     return report
 
 
-def claim_directory(config: Config, directory: Path, resume: bool) -> None:
-    """Make the run folder with its ``config.toml``, or check that it can be resumed."""
+def check_directory(config: Config, directory: Path, resume: bool) -> None:
+    """Refuse a folder that holds something else, or a run that cannot be resumed."""
     path = directory / "config.toml"
     if resume:
         if not path.exists():
@@ -162,10 +166,10 @@ def claim_directory(config: Config, directory: Path, resume: bool) -> None:
         if load_config(path) != config:
             raise RunError(f"{path}: another configuration; resume without further options")
         return
+    if directory.exists() and not directory.is_dir():
+        raise RunError(f"{directory}: is a file; give a folder as --out")
     if directory.exists() and any(directory.iterdir()):
         raise RunError(f"{directory}: is not empty; give another --out, or --resume {directory}")
-    with atomic_path(path) as temporary:
-        temporary.write_text(to_toml(config))
 
 
 def without_noise(config: Config) -> Config:

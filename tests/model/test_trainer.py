@@ -216,6 +216,15 @@ def test_noise_of_two_steps_and_of_two_parameters_differs(wrapped: Trainable, wo
     assert len(np.unique(np.abs(first))) > 0.99 * first.size
 
 
+def test_two_steps_are_one_after_the_other(wrapped: Trainable, world: World) -> None:
+    both = flat(run(wrapped, world, steps=2).arrays)
+    first = run(wrapped, world).arrays
+    start = adapter_arrays(wrapped.model)
+    load_arrays(wrapped.model, {name: start[name] + first[name] for name in start})
+    second = run(wrapped, world).arrays
+    np.testing.assert_allclose(both, flat(first) + flat(second), atol=1e-6)
+
+
 def test_a_run_with_seeded_noise_repeats(wrapped: Trainable, world: World) -> None:
     mechanism = Mechanism("step", 0.5, 1.0, 1.0)
     one, other = (flat(run(wrapped, world, mechanism, random=from_seed(5)).arrays) for _ in "ab")
