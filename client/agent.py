@@ -195,7 +195,7 @@ class Agent:
                 f"{self.identity.name} clips at {limit:g}"
             )
         houses = self.config.partition.organisations if plan.noise is Noise.SHARED else 1
-        if mechanism.noise_share < houses**-0.5 * (1.0 - 1e-9):
+        if mechanism.noise_share < houses**-0.5:
             raise PrivacyError(
                 f"{name}: the plan lets {self.identity.name} add only {mechanism.noise_share:g} of "
                 f"the noise's deviation; it adds at least {houses**-0.5:g}"

@@ -164,7 +164,7 @@ def _vectors(texts: tuple[str, ...], loaded: LoadedModel) -> Vectors:
     return _vector_cache[key]
 
 
-_wrapped: dict[int, Trainable] = {}
+_wrapped: dict[str, Trainable] = {}
 
 
 def trainable_model(loaded: LoadedModel) -> Trainable:
@@ -173,12 +173,14 @@ def trainable_model(loaded: LoadedModel) -> Trainable:
     Raises:
         ModelError: if its gradients or its saved adapter are not what they should be.
     """
-    if id(loaded.model) not in _wrapped:
-        trainable = Trainable.of(loaded.model, loaded.runtime)
-        verify_gradients(trainable)
+    found = _wrapped.get(loaded.sha256)
+    if found is None or found.model is not loaded.model:
+        found = Trainable.of(loaded.model, loaded.runtime)
+        verify_gradients(found)
         verify_reload(loaded)
-        _wrapped[id(loaded.model)] = trainable
-    return _wrapped[id(loaded.model)]
+        _wrapped.clear()
+        _wrapped[loaded.sha256] = found
+    return found
 
 
 @functools.lru_cache(maxsize=1)

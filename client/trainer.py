@@ -155,7 +155,8 @@ def private_steps(
         options: step size and micro-batch rows.
         random: noise and sampling.
     """
-    model = trainable_model.model
+    # Opacus records activations only of a model in training mode; there is no dropout to switch.
+    model = trainable_model.model.train()
     before = adapter_arrays(model)
     sgd = torch.optim.SGD(list(model.trained.values()), lr=options.step_size)
     optimizer = PrivateOptimizer(sgd, mechanism, clipping, declared_users, random)

@@ -38,13 +38,13 @@ class Popularity:
     deviation: Floats
 
 
-def check_popularity(reply: Reply) -> None:
-    """Refuse a malformed release of P.
+def check_popularity(reply: Reply, mechanism: Mechanism) -> None:
+    """Refuse a malformed release of P, or one longer than can be.
 
     Raises:
         FederationError: names the organisation and what does not fit.
     """
-    _check_keyed(reply, expected=lambda keys: keys)
+    _check_keyed(reply, mechanism, expected=lambda keys: keys)
 
 
 def sum_popularity(replies: Sequence[Reply], mechanism: Mechanism) -> Popularity:
@@ -64,13 +64,15 @@ def covered_items(popularity: Popularity, options: StatisticsSection) -> npt.NDA
     return most_popular(popularity.noisy, popularity.deviation, options)
 
 
-def check_cooccurrence(reply: Reply, popularity: Popularity, top: npt.NDArray[np.int64]) -> None:
-    """Refuse a malformed release of G, or one over items that were not asked for.
+def check_cooccurrence(
+    reply: Reply, mechanism: Mechanism, popularity: Popularity, top: npt.NDArray[np.int64]
+) -> None:
+    """Refuse a malformed release of G, one over items that were not asked for, or a too long one.
 
     Raises:
         FederationError: names the organisation and what does not fit.
     """
-    _check_keyed(reply, expected=triangle_size)
+    _check_keyed(reply, mechanism, expected=triangle_size)
     own = reply.arrays["keys"]
     if len(np.unique(own)) != len(own) or not np.isin(own, popularity.keys[top]).all():
         raise FederationError(f"{reply.name}: co-occurrence of items that were not asked for")
@@ -302,7 +304,7 @@ def check_update(
         )
 
 
-def _check_keyed(reply: Reply, expected: Callable[[int], int]) -> None:
+def _check_keyed(reply: Reply, mechanism: Mechanism, expected: Callable[[int], int]) -> None:
     keys, values = reply.arrays.get("keys"), reply.arrays.get("values")
     if keys is None or values is None or keys.dtype != np.uint64 or values.dtype != np.float32:
         raise FederationError(f"{reply.name}: expected keys of uint64 and values of float32")
@@ -312,3 +314,12 @@ def _check_keyed(reply: Reply, expected: Callable[[int], int]) -> None:
         )
     if not np.isfinite(values).all():
         raise FederationError(f"{reply.name}: values that are not finite")
+    # A user's row has at most the sensitivity's norm; twice that and the planned noise is ample.
+    bound = 2.0 * (
+        reply.declared_users * mechanism.sensitivity + mechanism.deviation * math.sqrt(values.size)
+    )
+    norm = math.sqrt(squared_norm({"values": values}))
+    if norm > bound:
+        raise FederationError(
+            f"{reply.name}: a {mechanism.name} of norm {norm:.3g}; at most {bound:.3g} is possible"
+        )

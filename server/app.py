@@ -64,7 +64,7 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
     loaded = load_model(config)
     wait_for_nodes(grid, config.partition.organisations, config.server.round_timeout_s)
     inquiry = Inquiry(run, loaded.sha256, config.server)
-    joined = inquiry.ask(grid, messages.JOIN, {})
+    joined = inquiry.join(grid)
     users = sum(reply.declared_users for reply in joined)
     plan = inquiry.plan = make_plan(config, users, len(joined))
     write_json(directory / "plan.json", {"sha256": plan.sha256, "plan": plan.to_json()})
@@ -123,7 +123,7 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
     if rounds:
         delivered = pack_delivery(final, signal.reliability())
         inquiry.ask(grid, messages.DELIVER_ADAPTER, delivered, round_number=rounds)
-    keep_adapter(loaded, final, config, directory, strategy, run)
+        keep_adapter(loaded, final, config, directory, strategy, run)
     for observer in observers:
         observer.finished(final, signal.reliability())
     return final

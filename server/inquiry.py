@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from shared.config import ServerSection
 from shared.errors import FederationError
-from shared.messages import Reply, Request, pack_request, unpack_reply
+from shared.messages import JOIN, Reply, Request, pack_request, unpack_reply
 from shared.plan import PrivacyPlan
 
 LOGGER = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Inquiry:
         model_sha256: of the model whose adapter is trained.
         options: time-out and fewest replies.
         plan: sent with every request once it is known.
+        members: what each node said at the join, by node; a reply that says otherwise is refused.
         refusals: replies that were not used.
     """
 
@@ -42,6 +43,7 @@ class Inquiry:
     model_sha256: str
     options: ServerSection
     plan: PrivacyPlan | None = None
+    members: dict[int, tuple[str, int]] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
 
     def ask(
@@ -60,6 +62,16 @@ class Inquiry:
         outgoing = self.messages(grid, kind, round_number, arrays)
         replies = grid.send_and_receive(outgoing, timeout=self.options.round_timeout_s)
         return self.usable(round_number, replies, check)
+
+    def join(self, grid: Grid) -> list[Reply]:
+        """Ask every node who it is and which size it declares, and hold it to that.
+
+        Raises:
+            FederationError: if fewer than ``server.min_replies`` came.
+        """
+        joined = self.ask(grid, JOIN, {})
+        self.members = {reply.node: (reply.name, reply.declared_users) for reply in joined}
+        return joined
 
     def messages(
         self,
@@ -91,6 +103,7 @@ class Inquiry:
         for message in replies:
             try:
                 reply = _content(message, round_number)
+                self._check_member(reply)
                 if check is not None:
                     check(reply)
                 if reply.name in found:
@@ -108,11 +121,20 @@ class Inquiry:
             )
         return [found[name] for name in sorted(found)]
 
+    def _check_member(self, reply: Reply) -> None:
+        if not self.members:
+            return
+        joined = self.members.get(reply.node)
+        if joined != (reply.name, reply.declared_users):
+            raise FederationError(
+                f"{reply.name}: says {reply.declared_users} users; its node joined as {joined}"
+            )
+
 
 def _content(message: Message, round_number: int) -> Reply:
     if message.has_error():
         raise FederationError(message.error.reason or f"error code {message.error.code}")
-    reply = unpack_reply(message.content)
+    reply = unpack_reply(message.content, message.metadata.src_node_id)
     if reply.round != round_number:
         raise FederationError(f"{reply.name}: an answer to round {reply.round}")
     return reply

@@ -69,17 +69,21 @@ class FederationStrategy(Strategy):
         """Ask for P, then for G over the top of noisy P, as far as the plan has them."""
         if self.plan.popularity is None:
             return no_statistics()
-        replies = self.inquiry.ask(grid, messages.POPULARITY, {}, check_popularity)
-        popularity = sum_popularity(replies, self.plan.popularity)
+        mechanism = self.plan.popularity
+        replies = self.inquiry.ask(
+            grid, messages.POPULARITY, {}, lambda reply: check_popularity(reply, mechanism)
+        )
+        popularity = sum_popularity(replies, mechanism)
         top = np.empty(0, dtype=np.int64)
         triangle = np.empty(0)
-        if self.plan.cooccurrence is not None:
+        pairs = self.plan.cooccurrence
+        if pairs is not None:
             top = covered_items(popularity, self.config.statistics)
             replies = self.inquiry.ask(
                 grid,
                 messages.COOCCURRENCE,
                 {"keys": popularity.keys[top]},
-                lambda reply: check_cooccurrence(reply, popularity, top),
+                lambda reply: check_cooccurrence(reply, pairs, popularity, top),
             )
             triangle = sum_cooccurrence(replies, popularity, top)
         return statistics_arrays(popularity, top, triangle, self.config.statistics)

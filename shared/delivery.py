@@ -24,6 +24,8 @@ def statistics_from_arrays(arrays: Mapping[str, npt.NDArray[Any]], own: Catalogu
         top, transition, floor = arrays["top"], arrays["transition"], arrays["floor"]
     except KeyError as error:
         raise FederationError(f"statistics: array {error} is missing") from error
+    if top.ndim != 1 or floor.ndim != 1:
+        raise FederationError("statistics: top and floor must be lists")
     if keys.shape != values.shape or transition.shape != (len(top), len(top)) or len(floor) != 1:
         raise FederationError("statistics: shapes of the arrays do not fit each other")
     if not all(np.isfinite(part).all() for part in (values, transition, floor)):

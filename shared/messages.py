@@ -52,12 +52,21 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a client sends back: noised arrays and fields that its policy declares public."""
+    """What a client sends back: noised arrays and fields that its policy declares public.
+
+    Attributes:
+        name: of the organisation.
+        declared_users: the size it declares.
+        round: that it answers.
+        arrays: noised, by name.
+        node: that it came from, as Flower says; 0 at the client.
+    """
 
     name: str
     declared_users: int
     round: int
     arrays: dict[str, npt.NDArray[Any]]
+    node: int = 0
 
 
 def pack_request(request: Request) -> RecordDict:
@@ -98,8 +107,8 @@ def pack_reply(reply: Reply) -> RecordDict:
     return RecordDict({"reply": fields, "arrays": pack_arrays(reply.arrays)})
 
 
-def unpack_reply(content: RecordDict) -> Reply:
-    """Parse a reply.
+def unpack_reply(content: RecordDict, node: int) -> Reply:
+    """Parse a reply that came from ``node``.
 
     Raises:
         FederationError: if a record or a field is missing or of another type.
@@ -108,7 +117,8 @@ def unpack_reply(content: RecordDict) -> Reply:
     declared = _number(fields, "declared_users")
     if declared < 1:
         raise FederationError(f"reply: declared_users is {declared}; it must be at least 1")
-    return Reply(_text(fields, "name"), declared, _number(fields, "round"), _unpack(content))
+    name, round_number = _text(fields, "name"), _number(fields, "round")
+    return Reply(name, declared, round_number, _unpack(content), node)
 
 
 def pack_delivery(

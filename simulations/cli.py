@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from shared.config import Config, load_config, to_toml
 from shared.errors import DataError, RunError, TacitError
@@ -177,5 +178,6 @@ def main() -> None:
     except TacitError as error:
         if "--debug" in sys.argv:
             raise
-        Console(stderr=True).print(f"[red]Error:[/red] {error}", highlight=False, soft_wrap=True)
+        message = Text.assemble(("Error: ", "red"), str(error))
+        Console(stderr=True).print(message, soft_wrap=True)
         sys.exit(2)

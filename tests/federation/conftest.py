@@ -83,7 +83,7 @@ class Federation:
                 return Message(changed, reply_to=message)
             return Message(changed, reply_to=message)
 
-        for kind in ("popularity", "cooccurrence"):
+        for kind in ("join", "popularity", "cooccurrence"):
             app.query(kind)(answer)
         app.train()(answer)
         return app

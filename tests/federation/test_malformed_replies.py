@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,20 @@ def test_bytes_that_are_no_array_are_refused_and_the_round_goes_on(
     make_federation: MakeFederation, kind: str
 ) -> None:
     check_refused(make_federation, UNREADABLE[kind], "")
+
+
+@pytest.mark.parametrize("lie", [{"declared_users": 10**6}, {"name": "a"}, {"name": "new"}])
+def test_a_node_is_held_to_the_name_and_size_it_joined_with(
+    make_federation: MakeFederation, lie: dict[str, Any]
+) -> None:
+    federation = make_federation([update("a", 0.01), update("b", 0.03), update("c", 9.0)])
+    federation.good = [replace(reply, round=0) for reply in federation.good]
+    federation.inquiry.join(federation.grid)
+    federation.good = [replace(reply, round=1) for reply in federation.good]
+    federation.changes[2] = fields(**lie)
+    # The liar comes first in the order of names or claims the largest weight; neither helps it.
+    assert federation.train(ZERO)["w"] == pytest.approx(np.full((2, 3), 0.02))
+    assert re.search(r"its node joined as \('c', 100\)", federation.reasons[0])
 
 
 def test_honest_updates_all_count(make_federation: MakeFederation) -> None:

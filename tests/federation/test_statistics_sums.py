@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.delivery import statistics_from_arrays
 from server.aggregation import (
     Popularity,
     check_cooccurrence,
@@ -20,12 +19,15 @@ from server.aggregation import (
 )
 from shared.catalogue import Catalogue
 from shared.config import StatisticsSection
+from shared.delivery import statistics_from_arrays
 from shared.errors import FederationError
 from shared.messages import Reply
 from shared.plan import Mechanism
 
 KEYS = np.array([3, 7, 11, 2**64 - 1], dtype=np.uint64)
 MECHANISM = Mechanism("popularity", 1.0, 2.0, 1.0)
+COUNTS = Mechanism("popularity", 1.0, 1.0, 1.0)
+PAIRS = Mechanism("cooccurrence", 1.0, 1.0, 1.0)
 
 
 def reply(keys: Any, values: Any, name: str = "house") -> Reply:
@@ -111,7 +113,7 @@ def test_cooccurrence_is_the_sum_by_pair_whatever_the_orders(
 def test_a_house_with_none_of_the_asked_items_adds_nothing() -> None:
     popularity, top = popularity_over([1, 2]), np.array([0, 1])
     empty = reply([], [])
-    check_cooccurrence(empty, popularity, top)
+    check_cooccurrence(empty, PAIRS, popularity, top)
     assert sum_cooccurrence([empty, reply([1, 2], [3.0])], popularity, top).tolist() == [3.0]
 
 
@@ -136,8 +138,8 @@ def test_what_is_handed_back_fits_a_catalogue_in_another_order_with_unknown_item
 
 
 def test_an_honest_release_passes_its_check() -> None:
-    check_popularity(reply([1, 2], [0.5, -0.5]))
-    check_cooccurrence(reply([2, 1], [0.5]), popularity_over([1, 2]), np.array([0, 1]))
+    check_popularity(reply([1, 2], [0.5, -0.5]), COUNTS)
+    check_cooccurrence(reply([2, 1], [0.5]), PAIRS, popularity_over([1, 2]), np.array([0, 1]))
 
 
 @pytest.mark.parametrize(
@@ -156,14 +158,14 @@ def test_an_honest_release_passes_its_check() -> None:
 )
 def test_a_malformed_popularity_is_refused_by_name(arrays: dict[str, Any], words: str) -> None:
     with pytest.raises(FederationError, match=f"house: .*{words}"):
-        check_popularity(Reply("house", 5, 0, arrays))
+        check_popularity(Reply("house", 5, 0, arrays), COUNTS)
 
 
 @pytest.mark.parametrize("keys", [np.uint64(3), np.zeros((2, 2), np.uint64)], ids=["0d", "2d"])
 def test_keys_that_are_no_list_are_refused(keys: Any) -> None:
     arrays = {"keys": np.asarray(keys), "values": np.zeros(4, np.float32)}
     with pytest.raises(FederationError, match="house"):
-        check_popularity(Reply("house", 5, 0, arrays))
+        check_popularity(Reply("house", 5, 0, arrays), COUNTS)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,16 @@ def test_keys_that_are_no_list_are_refused(keys: Any) -> None:
 )
 def test_a_malformed_cooccurrence_is_refused(keys: Any, values: Any, words: str) -> None:
     with pytest.raises(FederationError, match=f"house: .*{words}"):
-        check_cooccurrence(reply(keys, values), popularity_over([1, 2, 3]), np.array([0, 1]))
+        check_cooccurrence(reply(keys, values), PAIRS, popularity_over([1, 2, 3]), np.array([0, 1]))
+
+
+def test_a_release_longer_than_its_users_and_its_noise_can_be_is_refused() -> None:
+    declared = Reply("house", 5, 0, {"keys": KEYS, "values": np.full(4, 6.9, np.float32)})
+    # 2 * (5 users + deviation 1 * sqrt(4 items)) = 14, and the norm of these values is 13.8.
+    check_popularity(declared, COUNTS)
+    declared.arrays["values"][0] = 8.0
+    with pytest.raises(FederationError, match="house: a popularity of norm 14"):
+        check_popularity(declared, COUNTS)
 
 
 def _hashes(*keys: str) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -244,7 +245,9 @@ def test_a_model_is_trained_only_after_both_checks_and_checked_once(
         raise ModelError("the gradients are wrong")
 
     monkeypatch.setattr("client.directory._wrapped", {})
-    monkeypatch.setattr("client.directory.Trainable.of", lambda *_: object())
+    monkeypatch.setattr(
+        "client.directory.Trainable.of", lambda model, _: SimpleNamespace(model=model)
+    )
     monkeypatch.setattr("client.directory.verify_reload", lambda _: done.append("reload"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("client.directory.verify_gradients", fail)

@@ -132,7 +132,7 @@ def test_the_client_app_answers_a_join_with_public_figures_alone(
     message = Message(request, dst_node_id=100, message_type=JOIN)
     message.metadata.__dict__["_message_id"] = "1"
     try:
-        reply = unpack_reply(client.app.app(message, context).content)
+        reply = unpack_reply(client.app.app(message, context).content, 0)
         assert (reply.name, reply.arrays) == ("org-1", {})
         assert reply.declared_users == 30
     finally:
