@@ -7,6 +7,7 @@ ceiling. Adjacency everywhere: add or remove one user.
 
 import math
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -199,8 +200,10 @@ def _epsilon_prv(events: Events, delta: float) -> float:
         return math.inf
     accountant = PRVAccountant()
     accountant.history = [(e.noise_multiplier, e.sampling_rate, e.count) for e in events]
-    with np.errstate(divide="ignore"):
-        # At sampling rate 1 Opacus takes a logarithm of 0, whose branch it then leaves unused.
+    with np.errstate(divide="ignore"), warnings.catch_warnings():
+        # At sampling rate 1 Opacus takes a logarithm of 0, whose branch it then leaves unused; and
+        # it sizes its domain by RDP, where a missing larger order only makes the domain larger.
+        warnings.filterwarnings("ignore", message="Optimal order is the")
         return float(accountant.get_epsilon(delta))
 
 

@@ -109,9 +109,9 @@ class PrivacySection(Section):
     noise_seed: int = Field(
         -1, ge=-1, description="-1: the operating system. Any other marks the run not private."
     )
-    popularity_share: Share = Field(0.19, description="Share of the budget (mu squared) for P.")
-    cooccurrence_share: Share = Field(0.76, description="Share of the budget for G.")
-    adapter_share: Share = Field(0.05, description="Share of the budget for adapter rounds.")
+    popularity_share: Share = Field(0.196, description="Share of the budget (mu squared) for P.")
+    cooccurrence_share: Share = Field(0.784, description="Share of the budget for G.")
+    adapter_share: Share = Field(0.02, description="Share of the budget for adapter rounds.")
     clipping: Literal["automatic", "flat"] = Field(
         "automatic", description="automatic scales every user's gradient to the clipping norm."
     )
@@ -182,7 +182,9 @@ class ServerSection(Section):
 class FusionSection(Section):
     """Late fusion at scoring: log P + statistics + adapter."""
 
-    adapter_weight: float = Field(0.5, ge=0.0, description="Weight of the adapter's scores.")
+    adapter_weight: float = Field(
+        0.5, ge=0.0, description="Weight of the adapter's scores, times its share of signal."
+    )
     need_weight: float = Field(1.0, ge=0.0, description="Weight of a stated need's score.")
 
 

@@ -97,7 +97,9 @@ def pretrain(
     learners, judges = _learners_and_judges(dataset.histories, generator)
     popularity = popularity_sum(learners, len(dataset.catalogue))
     prior = torch.from_numpy(log_popularity(popularity, 0.0)).float().to(runtime.device)
-    parameters = [p for n, p in backbone.named_parameters() if "embeddings." not in n]
+    # All but the words' embeddings: item vectors come in their place.
+    words = {id(p) for p in backbone.get_input_embeddings().parameters()}
+    parameters = [p for p in backbone.parameters() if id(p) not in words]
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
