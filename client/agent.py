@@ -200,6 +200,12 @@ class Agent:
                 f"{name}: the plan lets {self.identity.name} add only {mechanism.noise_share:g} of "
                 f"the noise's deviation; it adds at least {houses**-0.5:g}"
             )
+        most = self.config.training.rounds * self.config.training.steps_per_round
+        if plan.steps > most:
+            raise PrivacyError(
+                f"{name}: the plan has {plan.steps} steps; {self.identity.name} takes at most "
+                f"{most}"
+            )
         if plan.delta > self.ledger.budget.delta:
             raise PrivacyError(
                 f"{name}: the plan counts epsilon at delta {plan.delta:g}, the budget allows "

@@ -148,11 +148,18 @@ def test_a_larger_delta_is_refused(
     refused(open_agent, dataclasses.replace(plan, delta=delta), name, work, "delta")
 
 
-@pytest.mark.parametrize("claimed", [3, 4, 60])
-def test_a_plan_of_more_steps_buys_none(
+@pytest.mark.parametrize("claimed", [4, 60, 10**9])
+def test_a_plan_of_more_steps_than_the_organisation_takes_is_refused(
     open_agent: OpenAgent, plan: PrivacyPlan, work: Work, claimed: int
 ) -> None:
-    """The honest plan has three; the server asks for a fourth, whatever number it claims."""
+    refused(open_agent, dataclasses.replace(plan, steps=claimed), "step", work, "at most 3")
+
+
+@pytest.mark.parametrize("claimed", [1, 3])
+def test_a_fourth_step_is_not_bought_by_claiming_fewer(
+    open_agent: OpenAgent, plan: PrivacyPlan, work: Work, claimed: int
+) -> None:
+    """The honest plan has three; the server asks for a fourth."""
     hostile = dataclasses.replace(plan, steps=claimed)
     before = work.done
     with open_agent() as agent:
@@ -170,7 +177,7 @@ def test_the_steps_of_a_round_are_the_organisations_own(
     open_agent: OpenAgent, plan: PrivacyPlan, work: Work
 ) -> None:
     with open_agent() as agent:
-        ask(agent, dataclasses.replace(plan, steps=50), "step", work)
+        ask(agent, dataclasses.replace(plan, steps=1), "step", work)
         assert [event.count for event in agent.ledger.events()] == [1]
 
 
