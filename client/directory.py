@@ -164,22 +164,18 @@ def _vectors(texts: tuple[str, ...], loaded: LoadedModel) -> Vectors:
     return _vector_cache[key]
 
 
-_wrapped: dict[str, Trainable] = {}
-
-
 def trainable_model(loaded: LoadedModel) -> Trainable:
     """The model under Opacus's hooks, wrapped and checked once per process.
 
     Raises:
         ModelError: if its gradients or its saved adapter are not what they should be.
     """
-    found = _wrapped.get(loaded.sha256)
-    if found is None or found.model is not loaded.model:
+    found = loaded.model.companion
+    if not isinstance(found, Trainable):
         found = Trainable.of(loaded.model, loaded.runtime)
         verify_gradients(found)
         verify_reload(loaded)
-        _wrapped.clear()
-        _wrapped[loaded.sha256] = found
+        loaded.model.companion = found
     return found
 
 

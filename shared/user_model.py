@@ -57,6 +57,7 @@ class UserModel(nn.Module):
 
     Attributes:
         trained: the parameters that are trained, by name, in a fixed order.
+        companion: what a client keeps beside the model to train it; lives as long as the model.
     """
 
     def __init__(self, backbone: nn.Module, input_scale: float, temperature: float) -> None:
@@ -64,6 +65,7 @@ class UserModel(nn.Module):
         self.backbone = backbone
         self.input_scale = input_scale
         self.temperature = temperature
+        self.companion: object = None
         self.trained: dict[str, nn.Parameter] = {
             name: p for name, p in sorted(self.named_parameters()) if p.requires_grad
         }

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -244,9 +243,10 @@ def test_a_model_is_trained_only_after_both_checks_and_checked_once(
         done.append("gradients")
         raise ModelError("the gradients are wrong")
 
-    monkeypatch.setattr("client.directory._wrapped", {})
+    monkeypatch.setattr(loaded.model, "companion", None)
     monkeypatch.setattr(
-        "client.directory.Trainable.of", lambda model, _: SimpleNamespace(model=model)
+        "client.directory.Trainable.of",
+        lambda model, runtime: Trainable(model, cast(Any, None), runtime),
     )
     monkeypatch.setattr("client.directory.verify_reload", lambda _: done.append("reload"))
     with pytest.MonkeyPatch.context() as patch:
