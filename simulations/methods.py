@@ -20,7 +20,7 @@ LABELS = {
     "item_knn": "Item-kNN",
     "ease": "EASE, decayed history",
     "sasrec": "SASRec",
-    "statistics": "Private statistics alone",
+    "statistics": "Statistics alone",
     "adapter": "Adapter alone",
     "federation": "Federation",
 }

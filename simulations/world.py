@@ -1,7 +1,7 @@
 """What a simulation holds before any round: data, organisations, splits, vectors, the model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from shared.errors import ConfigError
 from shared.models import LoadedModel, load_model
 from shared.splits import Split, split
 from simulations.synth import synthesise
+
+NOT_REAL = "Users, items and histories were generated: nothing in them is real."
 
 Progress = Callable[[int, int], None]
 
@@ -131,6 +133,8 @@ def build_world(config: Config, scratch: Path, progress: Progress | None = None)
             )
         options = options.model_copy(update={"source": str(folder)})
     dataset = load_dataset(options)
+    if config.data.source == "synthetic":
+        dataset = replace(dataset, name="synthetic", notices=(*dataset.notices, NOT_REAL))
     parts = partition(
         dataset, config.partition.scheme, config.partition.organisations, config.run.seed
     )

@@ -25,7 +25,7 @@ from shared.user_model import UserModel, load_backbone
 from simulations import records
 from simulations.federate import federate
 from simulations.simulate import simulate
-from simulations.world import World
+from simulations.world import World, build_world
 
 MakeConfig = Callable[..., Config]
 
@@ -376,3 +376,15 @@ def test_synthetic_data_is_made_inside_the_run_folder(
 
 def _plan_sha256(path: Path) -> str:
     return str(json.loads(path.read_text())["sha256"])
+
+
+def test_generated_data_says_that_nothing_in_it_is_real(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(
+        data={"source": "synthetic", "synthetic_users": 40, "synthetic_items": 60},
+        partition={"organisations": 2},
+    )
+    made = build_world(config, tmp_path)
+    assert made.dataset.name == "synthetic"
+    assert any("nothing in them is real" in notice for notice in made.dataset.notices)
