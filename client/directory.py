@@ -48,12 +48,12 @@ def agent_for(context: Context) -> Agent:
     A simulation names the run's folder in its run config. Under ``flwr run`` there is none: the
     node then takes its part of ``data.source`` by Flower's ``partition-id``.
     """
-    config = from_run_config(context.run_config)
     number = int(str(context.node_config["partition-id"]))
     chosen = context.run_config.get("tacit.directory")
     run = Path(str(chosen)) if chosen else state_dir() / "runs" / f"flower-{context.run_id}"
     directory = organisation_directory(run, number)
     if directory not in _agents:
+        config = from_run_config(context.run_config)
         if not (directory / "organisation.json").exists():
             create_organisation(run, number, _dataset(config), config)
         _agents[directory] = open_agent(directory, config)
