@@ -25,6 +25,8 @@ from shared.user_model import Rows, UserModel, pad_windows, row_losses
 
 # Keeps float32 rounding of a scaled gradient from passing the clipping norm.
 BELOW_NORM = 1.0 - 1e-5
+SMALLEST_NORM = 1e-30
+LARGEST_NORM = 1e30
 
 
 @dataclass(frozen=True)
@@ -80,20 +82,28 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         self.broken_rows = 0
 
     def clip_and_accumulate(self) -> None:
-        """Add this micro-batch's clipped gradients to the sum; no noise, no division."""
-        samples = [p.grad_sample.reshape(len(p.grad_sample), -1) for p in self.params]
-        norms = torch.stack([g.norm(dim=1) for g in samples], dim=1).norm(dim=1)
+        """Add this micro-batch's clipped gradients to the sum; no noise, no division.
+
+        Under autocast the per-row gradients are bfloat16. A factor or a running sum in that
+        precision would let one user move the sum by more than the clipping norm, so rows are taken
+        to float32, norms and the sum to float64.
+        """
+        samples = [p.grad_sample.reshape(len(p.grad_sample), -1).float() for p in self.params]
+        parts = [torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in samples]
+        norms = torch.stack(parts, dim=1).norm(dim=1)
         factor = self.mechanism.sensitivity * BELOW_NORM / norms
         if self.clipping == "flat":
             factor = factor.clamp(max=1.0)
-        finite = torch.isfinite(norms)
+        # NaN compares False. Beyond these bounds a float32 factor would overflow or vanish.
+        finite = norms < LARGEST_NORM
         # A zero gradient stays zero; so does one that is not finite, whose values must not be
         # multiplied (NaN times 0 is NaN).
-        factor = torch.where(finite & (norms > 0.0), factor, torch.zeros_like(factor))
+        usable_norm = finite & (norms > SMALLEST_NORM)
+        factor = torch.where(usable_norm, factor, torch.zeros_like(factor)).float()
         self.broken_rows += int((~finite).sum())
         for parameter, rows in zip(self.params, samples, strict=True):
             usable = rows if bool(finite.all()) else torch.nan_to_num(rows, 0.0, 0.0, 0.0)
-            clipped = (factor @ usable).reshape(parameter.shape)
+            clipped = (factor @ usable).reshape(parameter.shape).double()
             total = parameter.summed_grad
             parameter.summed_grad = clipped if total is None else total + clipped
             parameter.grad_sample = None
@@ -105,9 +115,9 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         """
         for parameter in self.params:
             if parameter.summed_grad is None:
-                parameter.summed_grad = torch.zeros_like(parameter)
+                parameter.summed_grad = torch.zeros_like(parameter, dtype=torch.float64)
             noise = self.mechanism.noise(tuple(parameter.shape), self.random)
-            noised = parameter.summed_grad.double() + torch.from_numpy(noise).to(parameter.device)
+            noised = parameter.summed_grad + torch.from_numpy(noise).to(parameter.device)
             parameter.grad = (noised / self.divisor).to(parameter.dtype)
             parameter.summed_grad = None
         self.original_optimizer.step()
