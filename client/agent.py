@@ -153,11 +153,14 @@ class Agent:
             raise FederationError("the delivered adapter belongs to another model; it is not kept")
         adapter, reliability = unpack_delivery(request.arrays)
         load_arrays(resources.trainable.model, adapter)
-        private = self.ledger.private()
+        # The organisation's own figures, not the server's word.
+        epsilon = self.ledger.spent() if self.ledger.private() else None
         save_adapter(
             resources.trainable.model,
             self.directory / "delivered" / "adapter",
-            adapter_card(self.config, request.plan, request.run, request.round, private),
+            adapter_card(
+                self.config, epsilon, self.ledger.budget.delta, request.run, request.round
+            ),
             reliability,
         )
         return self._reply(request, {})
@@ -224,20 +227,21 @@ class Agent:
         assert request.plan is not None
         identifier = request.identifier(mechanism.name)
         answer = self.directory / "answers" / f"{mechanism.name}.safetensors"
-        stored = _stored_answer(answer, identifier)
-        if stored is not None:
-            return self._reply(request, stored)
-        random = self._random(mechanism, request.round)
-        self.ledger.reserve(identifier, mechanism, count, request.plan, random.secret)
-        arrays = compute(random)
-        for name, value in arrays.items():
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise TacitError(f"{identifier}: {name} is not finite; it is not sent")
-        with atomic_path(answer) as temporary:
-            save_file(arrays, temporary, metadata={"request": identifier})
-        self.ledger.record_release(
-            identifier, mechanism.name, size_bytes(arrays), arrays_sha256(arrays)
-        )
+        arrays = _stored_answer(answer, identifier)
+        if arrays is None:
+            random = self._random(mechanism, request.round)
+            self.ledger.reserve(identifier, mechanism, count, request.plan, random.secret)
+            arrays = compute(random)
+            for name, value in arrays.items():
+                if value.dtype.kind == "f" and not np.isfinite(value).all():
+                    raise TacitError(f"{identifier}: {name} is not finite; it is not sent")
+            with atomic_path(answer) as temporary:
+                save_file(arrays, temporary, metadata={"request": identifier})
+        # Also for a stored answer: the process may have ended between keeping it and this line.
+        if not self.ledger.released(identifier):
+            self.ledger.record_release(
+                identifier, mechanism.name, size_bytes(arrays), arrays_sha256(arrays)
+            )
         return self._reply(request, arrays)
 
     def _random(self, mechanism: Mechanism, round_number: int) -> PrivateRandom:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from shared.accounting import Event, Events, contained, epsilon_checked, merged
 from shared.errors import PrivacyError
-from shared.plan import Adjacency, Mechanism, PrivacyPlan
+from shared.plan import Adjacency, Mechanism, Noise, PrivacyPlan
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -145,6 +145,13 @@ class Ledger:
                 "release", request, {"what": what, "size_bytes": size_bytes, "sha256": sha256}
             )
 
+    def released(self, request: str) -> bool:
+        """Whether what left for a request is written down."""
+        row = self._connection.execute(
+            "SELECT 1 FROM entries WHERE kind = 'release' AND request = ?", (request,)
+        ).fetchone()
+        return row is not None
+
     def events(self) -> Events:
         """All that was spent, merged."""
         return merged(
@@ -182,6 +189,11 @@ class Ledger:
     def _check(self, events: Events, plan: PrivacyPlan) -> None:
         limit = self.budget.epsilon
         if limit is None:
+            if plan.noise is not Noise.NONE:
+                raise PrivacyError(
+                    f"{self.path}: has no budget, which is for experiments without noise only; "
+                    f"the plan's noise is {plan.noise.value}"
+                )
             return
         # What is part of a plan that fits as a whole costs no more than the plan; composing the
         # rest anew in each round would cost a second each time.

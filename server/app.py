@@ -140,7 +140,8 @@ def keep_adapter(
     """Write the run's own ``adapter/``: a PEFT directory with its card."""
     load_arrays(loaded.model, adapter)
     private = strategy.plan.noise is not Noise.NONE and config.privacy.noise_seed < 0
-    card = adapter_card(config, strategy.plan, run, config.training.rounds, private)
+    epsilon = strategy.plan.spent() if private else None
+    card = adapter_card(config, epsilon, strategy.plan.delta, run, config.training.rounds)
     save_adapter(loaded.model, directory / "adapter", card, strategy.signal.reliability())
 
 

@@ -6,7 +6,6 @@ ceiling. Adjacency everywhere: add or remove one user.
 """
 
 import math
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -45,6 +44,12 @@ class Event:
     sampling_rate: float
     noise_multiplier: float
     count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise PrivacyError(
+                f"{self.count} releases: a count below 0 would cancel what was spent"
+            )
 
 
 Events = tuple[Event, ...]
@@ -167,12 +172,13 @@ def _without_guarantee(events: Events) -> bool:
 
 def _mu_squared(event: Event) -> float:
     """Of the Gaussian that the event tends to (Dong, Roth and Su 2022, corollary 5.4)."""
-    precision = event.noise_multiplier**-2
-    if event.sampling_rate == 1.0:
-        return event.count * precision
-    if precision > math.log(sys.float_info.max):
+    try:
+        precision = event.noise_multiplier**-2
+        if event.sampling_rate == 1.0:
+            return event.count * precision
+        return event.count * event.sampling_rate**2 * math.expm1(precision)
+    except OverflowError:
         return math.inf
-    return event.count * event.sampling_rate**2 * math.expm1(precision)
 
 
 @lru_cache(maxsize=4096)

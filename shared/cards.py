@@ -1,13 +1,21 @@
 """The card beside an adapter: what it is, what it cost, and how to load it."""
 
+import math
+
 from shared.config import Config
-from shared.plan import PrivacyPlan
+from shared.plan import Adjacency
 
 
-def adapter_card(
-    config: Config, plan: PrivacyPlan | None, run: str, rounds: int, private: bool
-) -> str:
-    """Markdown for ``README.md`` of an adapter directory."""
+def adapter_card(config: Config, epsilon: float | None, delta: float, run: str, rounds: int) -> str:
+    """Markdown for ``README.md`` of an adapter directory.
+
+    Args:
+        config: of the run.
+        epsilon: spent by one organisation at ``delta``; None where nothing is promised.
+        delta: at which epsilon is stated.
+        run: identifier of the run.
+        rounds: that the adapter was trained for.
+    """
     model = config.model
     lines = [
         "---",
@@ -21,7 +29,7 @@ def adapter_card(
         + f", {model.layers} {model.layers_from} layers.",
         f"- {model.adapter}, rank {model.rank}, alpha {model.alpha:g}; temperature "
         f"{model.temperature:g}; window {model.window} items.",
-        f"- Privacy: {_guarantee(plan, private)}",
+        f"- Privacy: {_guarantee(config, epsilon, delta)}",
         "",
         "It reads item vectors through `inputs_embeds`; layers that the user model leaves out are",
         "passed through. Load it with `PeftModel.from_pretrained(base, directory)`.",
@@ -29,15 +37,16 @@ def adapter_card(
     return "\n".join(lines) + "\n"
 
 
-def _guarantee(plan: PrivacyPlan | None, private: bool) -> str:
-    if plan is None or not private:
+def _guarantee(config: Config, epsilon: float | None, delta: float) -> str:
+    if epsilon is None:
         return "**not private**: made without noise, or with noise that can be repeated."
     shared = (
         " The noise was added once for all organisations: a simulation of a trusted sum."
-        if plan.noise == "shared"
+        if config.privacy.noise == "shared"
         else ""
     )
+    # Rounded up: a card never claims less than was spent.
     return (
-        f"epsilon {plan.epsilon:g} at delta {plan.delta:.3g} for each organisation, statistics "
-        f"included; unit: user; adjacency: {plan.adjacency.value}.{shared}"
+        f"epsilon {math.ceil(epsilon * 1000) / 1000:g} at delta {delta:.3g} for each organisation, "
+        f"statistics included; unit: user; adjacency: {Adjacency.ADD_OR_REMOVE_ONE}.{shared}"
     )

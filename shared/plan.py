@@ -111,6 +111,18 @@ class PrivacyPlan:
     noise: Noise
     adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE
 
+    def __post_init__(self) -> None:
+        for name in ("popularity", "cooccurrence", "step"):
+            mechanism = getattr(self, name)
+            if mechanism is not None and mechanism.name != name:
+                raise PrivacyError(f"the plan's {name} is a mechanism named {mechanism.name!r}")
+        if type(self.steps) is not int or self.steps < 0:
+            raise PrivacyError(f"the plan has {self.steps!r} steps; it needs a whole number")
+        if not 0.0 < self.delta < 1.0:
+            raise PrivacyError(f"the plan's delta {self.delta} is not between 0 and 1")
+        if self.epsilon is not None and not 0.0 < self.epsilon < math.inf:
+            raise PrivacyError(f"the plan's epsilon {self.epsilon} is no budget")
+
     def mechanism(self, name: str) -> Mechanism:
         """The mechanism of that name.
 
@@ -157,13 +169,13 @@ class PrivacyPlan:
                 popularity=_mechanism(value["popularity"]),
                 cooccurrence=_mechanism(value["cooccurrence"]),
                 step=_mechanism(value["step"]),
-                steps=int(value["steps"]),
+                steps=value["steps"],
                 delta=float(value["delta"]),
                 epsilon=None if value["epsilon"] is None else float(value["epsilon"]),
                 noise=Noise(value["noise"]),
                 adjacency=Adjacency(value["adjacency"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise PrivacyError(f"the message's privacy plan cannot be read: {error}") from error
 
 

@@ -17,7 +17,7 @@ import pytest
 from client.ledger import Budget, Ledger, Release
 from shared.accounting import Event, calibrate, epsilon_checked
 from shared.errors import PrivacyError
-from shared.plan import Mechanism, PrivacyPlan
+from shared.plan import Mechanism, Noise, PrivacyPlan
 
 BUDGET = Budget(8.0, 1e-4)
 # One release of it fits into the budget, two do not.
@@ -209,9 +209,10 @@ def test_noise_from_the_operating_system_is_private(ledger: Ledger, plan: Privac
 def test_one_release_without_secret_noise_ends_privacy_for_good(
     path: Path, plan: PrivacyPlan, sigma: float, secret: bool
 ) -> None:
+    bare = dataclasses.replace(plan, noise=Noise.NONE)
     with Ledger(path, Budget(None, 1e-4)) as ledger:
-        ledger.reserve("run/1/step", Mechanism("step", 1.0, sigma, 1.0), 1, plan, secret)
-        ledger.reserve("run/2/step", plan.mechanism("step"), 1, plan, True)
+        ledger.reserve("run/1/step", Mechanism("step", 1.0, sigma, 1.0), 1, bare, secret)
+        ledger.reserve("run/2/step", plan.mechanism("step"), 1, bare, True)
         assert not ledger.private()
         assert math.isinf(ledger.spent()) == (sigma == 0.0)
 
