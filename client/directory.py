@@ -18,9 +18,10 @@ from shared.catalogue import Catalogue
 from shared.config import Config, from_run_config
 from shared.encoder import Vectors, centred, encode_texts
 from shared.errors import RunError
-from shared.files import state_dir, write_json
+from shared.files import run_directory, write_json
 from shared.histories import PrivateHistories
 from shared.models import LoadedModel, load_model
+from shared.plan import stated_delta
 from shared.splits import split
 
 _agents: dict[Path, Agent] = {}
@@ -49,8 +50,7 @@ def agent_for(context: Context) -> Agent:
     node then takes its part of ``data.source`` by Flower's ``partition-id``.
     """
     number = int(str(context.node_config["partition-id"]))
-    chosen = context.run_config.get("tacit.directory")
-    run = Path(str(chosen)) if chosen else state_dir() / "runs" / f"flower-{context.run_id}"
+    run = run_directory(context.run_config, context.run_id)
     directory = organisation_directory(run, number)
     if directory not in _agents:
         config = from_run_config(context.run_config)
@@ -65,22 +65,22 @@ def organisation_directory(run: Path, number: int) -> Path:
     return run / "organisations" / f"{number + 1:04d}"
 
 
-def create_organisation(
-    run: Path, number: int, dataset: Dataset, config: Config, users_total: int | None = None
-) -> None:
+def experiment_budget(config: Config, users: int) -> Budget:
+    """What an organisation of a simulation allows: the run's epsilon at the federation's delta."""
+    epsilon = None if config.privacy.noise == "none" else config.privacy.epsilon
+    return Budget(epsilon, stated_delta(config.privacy, users))
+
+
+def create_organisation(run: Path, number: int, dataset: Dataset, config: Config) -> None:
     """Write an organisation's folder: its data and what it declares."""
     parts = partition(
         dataset, config.partition.scheme, config.partition.organisations, config.run.seed
     )
     part = parts[number]
-    total = users_total or len(dataset.histories)
     write_organisation(
         organisation_directory(run, number),
         Identity(part.name, number, len(part.users)),
-        Budget(
-            None if config.privacy.noise == "none" else config.privacy.epsilon,
-            config.privacy.delta or max(float(total), 2.0) ** -1.1,
-        ),
+        experiment_budget(config, len(dataset.histories)),
         dataset.catalogue,
         dataset.histories.select(part.users),
         split(dataset.histories, config.evaluation.protocol, "test").train.select(part.users),

@@ -5,7 +5,7 @@ optimiser's frame; clipping, noise and divisor come from the plan's mechanism.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.adapters import Arrays, adapter_arrays
 from shared.config import TrainingSection
@@ -172,15 +172,47 @@ def private_steps(
     optimizer = PrivateOptimizer(sgd, mechanism, clipping, declared_users, random)
     for _ in range(steps):
         sampled = mechanism.sample(len(histories), random)
-        for users in micro_batches(histories, sampled, window, options.micro_batch_rows):
-            rows = user_rows(histories, users, window, trainable_model.runtime.device)
-            with trainable_model.runtime.autocast():
-                losses = row_losses(trainable_model.wrapped, rows, items, prior, model.temperature)
-            torch.autograd.backward(losses.sum())
+        for _ in backward_passes(
+            trainable_model.wrapped,
+            trainable_model,
+            histories,
+            sampled,
+            items,
+            prior,
+            window,
+            options.micro_batch_rows,
+        ):
             optimizer.clip_and_accumulate()
         optimizer.finish_step()
     after = adapter_arrays(model)
     return Update({name: after[name] - before[name] for name in before}, optimizer.broken_rows)
+
+
+def backward_passes(
+    model: nn.Module,
+    trainable_model: Trainable,
+    histories: PrivateHistories,
+    users: npt.NDArray[np.int64],
+    items: Tensor,
+    prior: Tensor,
+    window: int,
+    micro_batch_rows: int,
+) -> Iterator[None]:
+    """One backward pass of the sum of row losses per micro-batch; yields after each.
+
+    Args:
+        model: the wrapped model for gradients per row, or the bare one for their sum alone.
+        trainable_model: whose temperature, device and precision apply.
+        histories, users: whose rows.
+        items, prior, window, micro_batch_rows: as of ``private_steps``.
+    """
+    runtime = trainable_model.runtime
+    for group in micro_batches(histories, users, window, micro_batch_rows):
+        rows = user_rows(histories, group, window, runtime.device)
+        with runtime.autocast():
+            losses = row_losses(model, rows, items, prior, trainable_model.model.temperature)
+        torch.autograd.backward(losses.sum())
+        yield
 
 
 def micro_batches(

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context
+from flwr.app import ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from safetensors.numpy import load_file, save_file
 
@@ -21,8 +21,8 @@ from shared.adapters import Arrays, load_arrays, save_adapter
 from shared.cards import adapter_card
 from shared.config import Config, from_run_config
 from shared.errors import FederationError
-from shared.files import atomic_path, state_dir, write_json
-from shared.messages import pack_arrays, pack_delivery
+from shared.files import atomic_path, run_directory, write_json
+from shared.messages import pack_arrays, pack_delivery, unpack_arrays
 from shared.models import LoadedModel, load_model
 from shared.plan import Noise, make_plan
 
@@ -35,16 +35,10 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Entry point for Flower: configuration from the run config, results in the run's folder."""
     config = from_run_config(context.run_config)
-    directory = run_directory(context)
+    directory = run_directory(context.run_config, context.run_id)
     run_federation(
         grid, config, directory, str(context.run_config.get("tacit.run", context.run_id))
     )
-
-
-def run_directory(context: Context) -> Path:
-    """Where a run keeps its files: what the caller says, or a folder of tacit's own."""
-    chosen = context.run_config.get("tacit.directory")
-    return Path(str(chosen)) if chosen else state_dir() / "runs" / f"flower-{context.run_id}"
 
 
 def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arrays:
@@ -104,7 +98,7 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
         record, metrics = strategy.aggregate_train(round_number, replies)
         assert record is not None
         assert metrics is not None
-        adapter = arrays_of(record)
+        adapter = unpack_arrays(record)
         state = Checkpoint.of(round_number, adapter, optimizer, average, signal)
         save_checkpoint(directory / "checkpoints", state, plan.sha256)
         report = RoundReport(
@@ -161,8 +155,3 @@ def wait_for_nodes(grid: Grid, expected: int, timeout_s: float) -> None:
                 "partition.organisations to how many there are"
             )
         time.sleep(NODE_POLL_S)
-
-
-def arrays_of(record: ArrayRecord) -> Arrays:
-    """Adapter arrays from a record."""
-    return {name: array.numpy() for name, array in record.items()}

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +33,8 @@ class RoundReport:
     reliability: float
 
 
-class Observer(Protocol):
-    """Is told of each stage of a federation, in order."""
+class Observer:
+    """Is told of each stage of a federation, in order; what it does not override passes by."""
 
     def planned(self, plan: PrivacyPlan, organisations: int) -> None:
         """The plan is calibrated; nothing has left yet."""

@@ -30,7 +30,7 @@ from server.inquiry import Inquiry
 from shared import messages
 from shared.adapters import Arrays
 from shared.config import Config
-from shared.messages import Reply, pack_arrays
+from shared.messages import Reply, pack_arrays, unpack_arrays
 from shared.plan import PrivacyPlan
 
 LOGGER = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class FederationStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One train message for every node."""
-        self._adapter = {name: array.numpy() for name, array in arrays.items()}
+        self._adapter = unpack_arrays(arrays)
         return self.inquiry.messages(grid, messages.TRAIN, server_round, self._adapter)
 
     def aggregate_train(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,12 @@ def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def run_directory(run_config: Mapping[str, object], run_id: int) -> Path:
+    """Where a run keeps its files: what its run config says, or a folder of tacit's own."""
+    chosen = run_config.get("tacit.directory")
+    return Path(str(chosen)) if chosen else state_dir() / "runs" / f"flower-{run_id}"
 
 
 def state_dir() -> Path:

@@ -155,11 +155,20 @@ def pack_arrays(arrays: AnyArrays) -> ArrayRecord:
     )
 
 
+def unpack_arrays(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
+    """Arrays from Flower's record.
+
+    Raises:
+        FederationError: names an array whose bytes cannot be read.
+    """
+    return {name: _values(name, array) for name, array in record.items()}
+
+
 def _unpack(content: RecordDict) -> dict[str, npt.NDArray[Any]]:
     record = content.get("arrays")
     if not isinstance(record, ArrayRecord):
         raise FederationError("message: it carries no record named arrays")
-    return {name: _values(name, array) for name, array in record.items()}
+    return unpack_arrays(record)
 
 
 def _values(name: str, array: Array) -> npt.NDArray[Any]:

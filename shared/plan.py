@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.accounting import Event, Events, calibrate, epsilon_checked, merged
-from shared.config import Config
+from shared.config import Config, PrivacySection
 from shared.errors import PrivacyError
 from shared.randomness import PrivateRandom
 
@@ -179,6 +179,11 @@ class PrivacyPlan:
             raise PrivacyError(f"the message's privacy plan cannot be read: {error}") from error
 
 
+def stated_delta(privacy: PrivacySection, users: int) -> float:
+    """The delta of a run: as configured, or ``users ** -1.1``, which stays below 1 / users."""
+    return privacy.delta or max(float(users), 2.0) ** -1.1
+
+
 def make_plan(config: Config, users: int, organisations: int) -> PrivacyPlan:
     """Calibrate the noise of a whole run to its budget.
 
@@ -195,7 +200,7 @@ def make_plan(config: Config, users: int, organisations: int) -> PrivacyPlan:
     """
     privacy, training = config.privacy, config.training
     steps = training.rounds * training.steps_per_round
-    delta = privacy.delta or max(float(users), 2.0) ** -1.1
+    delta = stated_delta(privacy, users)
     noise = Noise(privacy.noise)
     shares = {
         "popularity": privacy.popularity_share,
@@ -215,9 +220,7 @@ def make_plan(config: Config, users: int, organisations: int) -> PrivacyPlan:
     def events(scale: float) -> Events:
         multipliers = _multipliers(weights, scale, training.sampling_rate, steps)
         return merged(
-            Event(training.sampling_rate if name == "step" else 1.0, sigma, steps or 1)
-            if name == "step"
-            else Event(1.0, sigma)
+            Event(training.sampling_rate, sigma, steps) if name == "step" else Event(1.0, sigma)
             for name, sigma in multipliers.items()
         )
 

@@ -83,9 +83,7 @@ class UserModel(nn.Module):
         return (direction.to(items.dtype) @ items.T).float() / self.temperature
 
 
-def load_backbone(
-    path: Path, layers: int, layers_from: str, *, warm: bool = False
-) -> PreTrainedModel:
+def load_backbone(path: Path, layers: int, layers_from: str) -> PreTrainedModel:
     """The base with all but ``layers`` of its layers passed through, causal, without dropout.
 
     Raises:

@@ -13,7 +13,7 @@ from rich.text import Text
 from shared.config import Config, load_config, to_toml
 from shared.errors import DataError, RunError, TacitError
 from simulations.bench.cli import bench_app
-from simulations.options import ConfigFile, Overrides
+from simulations.options import BaseName, ConfigFile, DataSource, Overrides, WarmStart
 from simulations.pretrain_cli import pretrain_command
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -42,19 +42,13 @@ def _common(
 @app.command()
 def simulate(
     config_file: ConfigFile = None,
-    data: Annotated[
-        str | None, typer.Option(help="movielens-100k, synthetic, or a path to files.")
-    ] = None,
+    data: DataSource = None,
     orgs: Annotated[int | None, typer.Option(help="Number of organisations.")] = None,
     partition: Annotated[
         str | None, typer.Option(help="iid, dirichlet:ALPHA or column:NAME.")
     ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="minilm, smollm2, a directory or a hub id.")
-    ] = None,
-    warm_start: Annotated[
-        str | None, typer.Option(help="Directory made by tacit pretrain.")
-    ] = None,
+    base: BaseName = None,
+    warm_start: WarmStart = None,
     epsilon: Annotated[float | None, typer.Option(help="Budget of each organisation.")] = None,
     noise: Annotated[str | None, typer.Option(help="own, shared or none.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Adapter rounds.")] = None,

@@ -1,7 +1,6 @@
 """Engines of a simulation: a Grid that calls the ClientApp directly, or Flower's Ray runtime."""
 
 import os
-import time
 from collections.abc import Iterable
 from uuid import uuid4
 
@@ -44,7 +43,6 @@ class InProcessGrid(Grid):
         }
         self._run: Run | None = None
         self._replies: dict[str, Message] = {}
-        self.client_seconds = 0.0
 
     def set_run(self, run: Run) -> None:
         """Keep the run's description."""
@@ -82,10 +80,8 @@ class InProcessGrid(Grid):
         for message in messages:
             identifier = uuid4().hex
             message.metadata.__dict__["_message_id"] = identifier
-            started = time.perf_counter()
             context = self._contexts[message.metadata.dst_node_id]
             self._replies[identifier] = self._client_app(message, context)
-            self.client_seconds += time.perf_counter() - started
             identifiers.append(identifier)
         return identifiers
 
@@ -102,8 +98,8 @@ class InProcessGrid(Grid):
 
 def run_in_process(
     server_app: ServerApp, client_app: ClientApp, run_config: RunConfig, nodes: int
-) -> InProcessGrid:
-    """Run both apps in this process and return the grid with its timing."""
+) -> None:
+    """Run both apps in this process."""
     grid = InProcessGrid(client_app, run_config, nodes)
     context = Context(
         run_id=RUN_ID,
@@ -113,7 +109,6 @@ def run_in_process(
         run_config=run_config,
     )
     server_app(grid, context)
-    return grid
 
 
 class Configured(ClientApp):

@@ -1,19 +1,17 @@
 """One federation from start to end on a world: agents, engine, apps, outcome."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.numpy import load_file
-
 import client.app
 import server.app
-from client.directory import register, release
-from server.observers import Observer, observed_by
+from client.directory import register, release, training_seconds
+from server.observers import Observer, RoundReport, observed_by
 from shared.adapters import Arrays
 from shared.config import Config, to_run_config
 from shared.delivery import statistics_from_arrays
+from shared.messages import AnyArrays
 from shared.plan import PrivacyPlan
 from shared.scoring import Scorer
 from shared.statistics import Statistics
@@ -30,37 +28,48 @@ class Outcome:
         statistics: delivered, in the order of the catalogue.
         adapter: delivered; None where there were no adapter rounds.
         reliability: share of signal in it.
-        seconds: wall time.
-        client_seconds: of it, spent in clients (in-process engine only).
     """
 
     plan: PrivacyPlan
     statistics: Statistics
     adapter: Arrays | None
     reliability: float
-    seconds: float
-    client_seconds: float | None
 
 
 @dataclass
-class _Keeper:
-    """Observer that keeps what the outcome needs."""
+class _Keeper(Observer):
+    """Keeps what the outcome needs."""
 
     plan: PrivacyPlan | None = None
+    statistics: AnyArrays | None = None
     adapter: Arrays | None = None
     reliability: float = 0.0
 
     def planned(self, plan: PrivacyPlan, organisations: int) -> None:
         self.plan = plan
 
-    def statistics_ready(self, arrays: object) -> None:
-        return
-
-    def round_finished(self, report: object) -> None:
-        return
+    def statistics_ready(self, arrays: AnyArrays) -> None:
+        self.statistics = arrays
 
     def finished(self, adapter: Arrays, reliability: float) -> None:
         self.adapter, self.reliability = adapter, reliability
+
+
+class TrainingClock:
+    """Tells what a round took besides private steps; only of agents in this process."""
+
+    def __init__(self) -> None:
+        self._trained_s = 0.0
+
+    def start(self) -> None:
+        """Count from here."""
+        self._trained_s = training_seconds()
+
+    def overhead_s(self, report: RoundReport) -> float:
+        """Seconds of the round just finished that were not private steps."""
+        before = self._trained_s
+        self.start()
+        return report.seconds - (self._trained_s - before)
 
 
 def federate(
@@ -79,11 +88,9 @@ def federate(
         run: identifier, the same when a run is resumed.
         observers: are told of each stage.
     """
-    started = time.perf_counter()
     keeper = _Keeper()
     nodes = len(world.organisations)
     run_config = to_run_config(config) | {"tacit.directory": str(directory), "tacit.run": run}
-    client_seconds = None
     with observed_by(*observers, keeper):
         if config.run.engine == "ray":
             world.write_organisations(config, directory)
@@ -94,26 +101,18 @@ def federate(
             try:
                 for agent in agents:
                     register(agent)
-                grid = run_in_process(server.app.app, client.app.app, run_config, nodes)
-                client_seconds = grid.client_seconds
+                run_in_process(server.app.app, client.app.app, run_config, nodes)
             finally:
                 for agent in agents:
                     release(agent)
     assert keeper.plan is not None
+    assert keeper.statistics is not None
     return Outcome(
         keeper.plan,
-        read_statistics(world, directory),
+        statistics_from_arrays(keeper.statistics, world.dataset.catalogue),
         keeper.adapter if config.training.rounds else None,
         keeper.reliability,
-        time.perf_counter() - started,
-        client_seconds,
     )
-
-
-def read_statistics(world: World, directory: Path) -> Statistics:
-    """The statistics of a run folder, in the order of the world's catalogue."""
-    arrays = load_file(directory / "statistics" / "statistics.safetensors")
-    return statistics_from_arrays(arrays, world.dataset.catalogue)
 
 
 def scorer(

@@ -14,3 +14,12 @@ ConfigFile = Annotated[
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the rows as JSON.")
 ]
+DataSource = Annotated[
+    str | None, typer.Option("--data", help="movielens-100k, synthetic, or a path to files.")
+]
+WarmStart = Annotated[
+    str | None, typer.Option("--warm-start", help="Directory made by tacit pretrain.")
+]
+BaseName = Annotated[
+    str | None, typer.Option("--base", help="minilm, smollm2, a directory or a hub id.")
+]

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from shared.config import load_config
-from simulations.options import ConfigFile, Overrides
+from simulations.options import BaseName, ConfigFile, Overrides
 
 
 def pretrain_command(
@@ -15,9 +15,7 @@ def pretrain_command(
     out: Annotated[Path, typer.Option(help="Directory to write; must not exist.")],
     licence: Annotated[str, typer.Option(help="Licence of the data, for the card.")] = "not stated",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data, at most.")] = 8,
-    base: Annotated[
-        str | None, typer.Option(help="minilm, smollm2, a directory or a hub id.")
-    ] = None,
+    base: BaseName = None,
     config_file: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:

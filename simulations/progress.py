@@ -18,9 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from server.observers import RoundReport
+from server.observers import Observer, RoundReport
 from shared.accounting import COARSE_DISCRETISATION, epsilon_pld
-from shared.adapters import Arrays
 from shared.plan import PrivacyPlan
 
 
@@ -97,7 +96,7 @@ class EpsilonCurve:
         return epsilon if math.isfinite(epsilon) else None
 
 
-class ProgressObserver:
+class ProgressObserver(Observer):
     """Moves a stage's bar through a federation's rounds."""
 
     def __init__(self, stage: Stage, steps_per_round: int) -> None:
@@ -117,9 +116,6 @@ class ProgressObserver:
     def round_finished(self, report: RoundReport) -> None:
         """Show the round and what is spent."""
         self._stage.at(report.round, report.rounds, self._note(report.round))
-
-    def finished(self, adapter: Arrays, reliability: float) -> None:
-        """Nothing more to show."""
 
     def _note(self, rounds: int) -> str:
         assert self._curve is not None

@@ -2,28 +2,28 @@
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 
-from client.directory import organisation_directory, read_organisation, training_seconds
+from client.directory import organisation_directory, read_organisation
 from client.ledger import Ledger
-from server.observers import RoundReport
+from server.observers import Observer, RoundReport
 from shared.accounting import epsilon_pld, epsilon_prv, epsilon_rdp
-from shared.adapters import Arrays
 from shared.config import Config, load_config, to_toml
+from shared.delivery import statistics_from_arrays
 from shared.errors import RunError
 from shared.files import atomic_path, write_json
+from shared.messages import AnyArrays
 from shared.metrics import paired_bootstrap
 from shared.plan import Noise, PrivacyPlan
 from shared.scoring import top_items
+from shared.statistics import Statistics
 from simulations import records
-from simulations.federate import Outcome, federate, outcome_scorer, read_statistics, scorer
+from simulations.federate import Outcome, TrainingClock, federate, outcome_scorer, scorer
 from simulations.methods import Result, baseline, cold_slice, federated
 from simulations.progress import EpsilonCurve, ProgressObserver, Screen
 from simulations.report import write_report
@@ -36,16 +36,16 @@ SHOWN = 10
 
 
 @dataclass
-class Recorder:
-    """Observer that writes a federation's rounds and evaluations to ``metrics.jsonl``."""
+class Recorder(Observer):
+    """Writes a federation's rounds and evaluations to ``metrics.jsonl``."""
 
     world: World
     config: Config
     path: Path
     run: str
-    directory: Path
     curve: EpsilonCurve | None = None
-    trained_s: float = 0.0
+    clock: TrainingClock = field(default_factory=TrainingClock)
+    statistics: Statistics | None = None
 
     def planned(self, plan: PrivacyPlan, organisations: int) -> None:
         """Write the guarantee of the private run."""
@@ -53,8 +53,9 @@ class Recorder:
         if self.run == "private":
             records.append_record(self.path, guarantee(plan, self.config))
 
-    def statistics_ready(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Nothing to write: the folder holds them."""
+    def statistics_ready(self, arrays: AnyArrays) -> None:
+        """Keep them for the evaluations; the folder holds them."""
+        self.statistics = statistics_from_arrays(arrays, self.world.dataset.catalogue)
 
     def round_finished(self, report: RoundReport) -> None:
         """Write the round, and every so often how well the adapter ranks."""
@@ -76,18 +77,16 @@ class Recorder:
         if every and (report.round % every == 0 or report.round == report.rounds):
             self._evaluate(report)
 
-    def finished(self, adapter: Arrays, reliability: float) -> None:
-        """Nothing to write: the folder holds it."""
-
     def _overhead_ms(self, report: RoundReport) -> float | None:
         if self.config.run.engine != "in-process":
             return None
-        before, self.trained_s = self.trained_s, training_seconds()
-        return max(0.0, report.seconds - (self.trained_s - before)) * 1000.0
+        return max(0.0, self.clock.overhead_s(report)) * 1000.0
 
     def _evaluate(self, report: RoundReport) -> None:
-        statistics = read_statistics(self.world, self.directory)
-        scores = scorer(self.world, self.config, statistics, report.adapter, report.reliability)
+        assert self.statistics is not None
+        scores = scorer(
+            self.world, self.config, self.statistics, report.adapter, report.reliability
+        )
         found = federated(self.world, "federation", self.world.validation, scores)
         records.append_record(
             self.path,
@@ -358,7 +357,7 @@ def _federation(
     with screen.stage(name, max(1, config.training.rounds)) as stage:
         observers = (
             ProgressObserver(stage, config.training.steps_per_round),
-            Recorder(world, config, path, run, directory),
+            Recorder(world, config, path, run),
         )
         return federate(world, config, directory, run_identifier(directory), observers)
 

@@ -8,7 +8,13 @@ from pathlib import Path
 from client.agent import Agent, Identity
 from client.data.ingest import Dataset, load_dataset
 from client.data.partition import Organisation, partition
-from client.directory import item_vectors, make_agent, organisation_directory, write_organisation
+from client.directory import (
+    experiment_budget,
+    item_vectors,
+    make_agent,
+    organisation_directory,
+    write_organisation,
+)
 from client.ledger import Budget
 from shared.config import Config
 from shared.encoder import Vectors, encode_texts
@@ -74,9 +80,7 @@ class World:
 
     def budget(self, config: Config) -> Budget:
         """The same for every organisation of a simulation."""
-        epsilon = None if config.privacy.noise == "none" else config.privacy.epsilon
-        users = sum(len(part.users) for part in self.organisations)
-        return Budget(epsilon, config.privacy.delta or max(float(users), 2.0) ** -1.1)
+        return experiment_budget(config, sum(len(part.users) for part in self.organisations))
 
     def write_organisations(self, config: Config, directory: Path) -> None:
         """Write every organisation's folder into a run's folder, where it is not there yet."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from shared.config import load_config
 from shared.errors import ConfigError
 from shared.files import write_json
-from simulations.options import ConfigFile, JsonFile, Overrides
+from simulations.options import ConfigFile, DataSource, JsonFile, Overrides, WarmStart
 
 if TYPE_CHECKING:
     from simulations.bench.accuracy import AccuracyRow, Comparison, Setting
@@ -25,12 +25,8 @@ SETTINGS = ("none", "shared:8", "shared:2", "own:8")
 
 @bench_app.command()
 def accuracy(
-    data: Annotated[
-        str | None, typer.Option(help="movielens-100k, synthetic, or a path to files.")
-    ] = None,
-    warm_start: Annotated[
-        str | None, typer.Option(help="Directory made by tacit pretrain.")
-    ] = None,
+    data: DataSource = None,
+    warm_start: WarmStart = None,
     config_file: ConfigFile = None,
     set_: Overrides = None,
     setting: Annotated[

@@ -10,19 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from client.data.ingest import Dataset
 from client.data.partition import partition
-from client.directory import training_seconds
-from server.observers import RoundReport
-from shared.adapters import Arrays
+from server.observers import Observer, RoundReport
 from shared.catalogue import Catalogue
 from shared.config import Config, to_toml
 from shared.errors import RunError
 from shared.histories import PrivateHistories
 from shared.plan import PrivacyPlan
-from simulations.federate import federate
+from simulations.federate import TrainingClock, federate
 from simulations.records import RoundRecord, read_records
 from simulations.world import World
 
@@ -98,24 +95,17 @@ def first_round(config: Config, samples: int = 3) -> RoundRow:
 
 
 @dataclass
-class _Clock:
-    """Observer that keeps what each round took besides private steps, seconds."""
+class _Clock(Observer):
+    """Keeps what each round took besides private steps, seconds."""
 
     seconds: list[float] = field(default_factory=list)
-    trained_s: float = 0.0
+    clock: TrainingClock = field(default_factory=TrainingClock)
 
     def planned(self, plan: PrivacyPlan, organisations: int) -> None:
-        self.trained_s = training_seconds()
-
-    def statistics_ready(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        return
+        self.clock.start()
 
     def round_finished(self, report: RoundReport) -> None:
-        before, self.trained_s = self.trained_s, training_seconds()
-        self.seconds.append(report.seconds - (self.trained_s - before))
-
-    def finished(self, adapter: Arrays, reliability: float) -> None:
-        return
+        self.seconds.append(self.clock.overhead_s(report))
 
 
 def _start(config: Config) -> float:

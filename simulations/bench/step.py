@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from client.directory import trainable_model
-from client.trainer import PrivateOptimizer, micro_batches, user_rows
+from client.trainer import Trainable, backward_passes, private_steps
 from shared.config import Config
 from shared.encoder import centred
 from shared.histories import PrivateHistories
 from shared.models import LoadedModel, load_model
 from shared.plan import Mechanism
 from shared.randomness import from_operating_system
-from shared.user_model import item_tensor, row_losses
+from shared.user_model import item_tensor
 
 MATRIX = 2048
 # So small that the weights stay as they were.
@@ -54,25 +53,29 @@ def measure(config: Config, users: int = 256, items: int = 1682, repeats: int = 
     loaded = load_model(config)
     generator = np.random.default_rng(0)
     window = config.model.window
-    histories = _made_up(users, window + 1, items, generator)
     vectors = centred(generator.normal(size=(items, loaded.hidden_size)).astype(np.float32))
-    catalogue = item_tensor(vectors, loaded.runtime.device, loaded.runtime.precision)
-    prior = torch.zeros(items, device=loaded.runtime.device)
+    device = loaded.runtime.device
+    ready = trainable_model(loaded)
+    data = _Data(
+        _made_up(users, window + 1, items, generator),
+        item_tensor(vectors, device, loaded.runtime.precision),
+        torch.zeros(items, device=device),
+    )
     steps: dict[str, Callable[[], None]] = {
-        "non_private": lambda: _plain_step(config, loaded, histories, catalogue, prior),
-        "private": lambda: _private_step(config, loaded, histories, catalogue, prior),
+        "non_private": lambda: _plain_step(config, ready, data),
+        "private": lambda: _private_step(config, ready, data),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
     rates = []
     for repeat in range(repeats + 1):
         for name, step in steps.items():
-            _synchronise(loaded.runtime.device)
+            _synchronise(device)
             started = time.perf_counter()
             step()
-            _synchronise(loaded.runtime.device)
+            _synchronise(device)
             if repeat:
                 times[name].append(time.perf_counter() - started)
-        rates.append(_matrix_rate(loaded.runtime.device))
+        rates.append(_matrix_rate(device))
     medians = {name: statistics.median(values) for name, values in times.items()}
     work = _floating_point_operations(loaded, users, window, items)
     rate = statistics.median(rates[1:])
@@ -87,60 +90,48 @@ def measure(config: Config, users: int = 256, items: int = 1682, repeats: int = 
     ]
 
 
-def _plain_step(
-    config: Config,
-    loaded: LoadedModel,
-    histories: PrivateHistories,
-    items: torch.Tensor,
-    prior: torch.Tensor,
-) -> None:
-    wrapped = trainable_model(loaded).wrapped
-    wrapped.disable_hooks()
+def _plain_step(config: Config, ready: Trainable, data: "_Data") -> None:
+    ready.wrapped.disable_hooks()
     try:
-        optimizer = torch.optim.SGD(list(loaded.model.trained.values()), lr=STEP_SIZE)
-        _backward(config, loaded, loaded.model, histories, items, prior, lambda: None)
+        optimizer = torch.optim.SGD(list(ready.model.trained.values()), lr=STEP_SIZE)
+        for _ in backward_passes(
+            ready.model,
+            ready,
+            data.histories,
+            np.arange(len(data.histories)),
+            data.items,
+            data.prior,
+            config.model.window,
+            config.training.micro_batch_rows,
+        ):
+            pass
         optimizer.step()
         optimizer.zero_grad()
     finally:
-        wrapped.enable_hooks()
+        ready.wrapped.enable_hooks()
 
 
-def _private_step(
-    config: Config,
-    loaded: LoadedModel,
-    histories: PrivateHistories,
-    items: torch.Tensor,
-    prior: torch.Tensor,
-) -> None:
-    optimizer = PrivateOptimizer(
-        torch.optim.SGD(list(loaded.model.trained.values()), lr=STEP_SIZE),
+def _private_step(config: Config, ready: Trainable, data: "_Data") -> None:
+    private_steps(
+        ready,
+        data.histories,
+        data.items,
+        data.prior,
         Mechanism("step", 1.0, 1.0, config.privacy.clipping_norm),
+        1,
+        len(data.histories),
+        config.model.window,
         config.privacy.clipping,
-        len(histories),
+        config.training.model_copy(update={"step_size": STEP_SIZE}),
         from_operating_system(),
     )
-    wrapped = trainable_model(loaded).wrapped
-    _backward(config, loaded, wrapped, histories, items, prior, optimizer.clip_and_accumulate)
-    optimizer.finish_step()
 
 
-def _backward(
-    config: Config,
-    loaded: LoadedModel,
-    model: nn.Module,
-    histories: PrivateHistories,
-    items: torch.Tensor,
-    prior: torch.Tensor,
-    after_each: Callable[[], None],
-) -> None:
-    everyone = np.arange(len(histories))
-    window, device = config.model.window, loaded.runtime.device
-    for users in micro_batches(histories, everyone, window, config.training.micro_batch_rows):
-        rows = user_rows(histories, users, window, device)
-        with loaded.runtime.autocast():
-            losses = row_losses(model, rows, items, prior, loaded.model.temperature)
-        torch.autograd.backward(losses.sum())
-        after_each()
+@dataclass(frozen=True)
+class _Data:
+    histories: PrivateHistories
+    items: torch.Tensor
+    prior: torch.Tensor
 
 
 def _made_up(
