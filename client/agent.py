@@ -1,12 +1,14 @@
 """The agent of one organisation: it alone touches the histories, and it decides what may leave.
 
-Five things can be asked of it: its public figures, the two statistics, training, and to take what
-the server hands back. Each is checked against the budget before anything is computed.
+Everything that can be asked of it is judged by the organisation's policy before anything is
+computed: its public figures, a plan, the two statistics, training, evaluation, and to take what the
+server hands back.
 """
 
 import functools
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,37 +18,32 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file, save_file
 
+from client.budget import Judgement
+from client.canaries import Canaries, noised_sum
+from client.evaluation import evaluation_sum
 from client.ledger import Ledger
+from client.releases import Identity, Releases, plan_of
 from client.trainer import Trainable, private_steps
-from shared.adapters import arrays_sha256, load_arrays, save_adapter
+from shared.adapters import Arrays, load_adapter, load_arrays, save_adapter
 from shared.cards import adapter_card
 from shared.catalogue import Catalogue
 from shared.config import Config
 from shared.delivery import statistics_from_arrays
 from shared.encoder import Vectors
-from shared.errors import FederationError, PrivacyError, TacitError
-from shared.files import atomic_path
+from shared.errors import FederationError
+from shared.files import atomic_path, write_json
 from shared.histories import PrivateHistories
-from shared.messages import AnyArrays, Reply, Request, size_bytes, unpack_delivery
-from shared.plan import Mechanism, Noise
-from shared.randomness import PrivateRandom, from_operating_system, from_seed
+from shared.messages import Reply, Request, unpack_delivery
+from shared.plan import MECHANISMS, Mechanism
+from shared.policy import Policy
+from shared.randomness import PrivateRandom
+from shared.scoring import Scorer
 from shared.statistics import AUTO_RANGE, Statistics, cooccurrence_sum, popularity_sum
 from shared.user_model import item_tensor
 
+LOGGER = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Identity:
-    """What an organisation says of itself in public.
-
-    Attributes:
-        name: of the organisation.
-        number: its place among the organisations of a simulation; seeds its experiments' noise.
-        declared_users: the size it declares; weighs its update and divides its sums.
-    """
-
-    name: str
-    number: int
-    declared_users: int
+FIELDS = ("name", "declared_users", "round")
 
 
 @dataclass(frozen=True)
@@ -57,85 +54,160 @@ class Resources:
         trainable: the user model under hooks; each training loads its adapter first.
         vectors: ``[items, dim]`` centred item vectors of this organisation's catalogue.
         model_sha256: hash over base weights and frozen adapter factors.
+        base_sha256: hash of the base's weights.
     """
 
     trainable: Trainable
     vectors: Vectors
     model_sha256: str
+    base_sha256: str
 
 
 class Agent:
     """Long-lived process part of an organisation; one training at a time.
 
     Args:
-        identity: public figures.
+        number: its place among the organisations of a simulation; seeds its experiments' noise.
         directory: where delivered statistics, the delivered adapter and the last answer are kept.
         catalogue: public items.
-        histories: what may be learnt from. Private.
-        ledger: of this data.
+        training: what may be learnt from. Private.
+        histories: whole ones, for evaluation on what training never saw. Private.
+        ledger: of this data; carries the policy.
         config: of the run.
         resources: loads the model when it is first needed.
     """
 
     def __init__(
         self,
-        identity: Identity,
+        number: int,
         directory: Path,
         catalogue: Catalogue,
+        training: PrivateHistories,
         histories: PrivateHistories,
         ledger: Ledger,
         config: Config,
         resources: Callable[[], Resources],
     ) -> None:
-        self.identity = identity
+        rules = ledger.policy.organisation
+        self.identity = Identity(rules.name, number, rules.declared_users)
         self.directory = directory
         self.catalogue = catalogue
         self.ledger = ledger
         self.config = config
+        self.releases = Releases(self.identity, directory, ledger, config)
+        self._training = training
         self._histories = histories
         self._resources = functools.cache(resources)
         self._statistics: Statistics | None = None
+        self._adapter: tuple[Arrays, float] | None = None
         self.training_seconds = 0.0
+
+    @property
+    def policy(self) -> Policy:
+        """In force."""
+        return self.ledger.policy
 
     def join(self, request: Request) -> Reply:
         """The public figures alone; costs nothing."""
-        return self._reply(request, {})
+        return self.releases.public(request, "join")
+
+    def plan(self, request: Request) -> Reply:
+        """Judge a whole plan before anything of it runs; the judgement stays here."""
+        plan = plan_of(request, "plan")
+        if any(getattr(plan, name) for name in ("step", "evaluation")):
+            self._check_model(request, "plan")
+        steps = min(self.config.training.steps_per_round, plan.steps)
+        intents = [
+            self.releases.intent(
+                request, plan.mechanism(name), steps if name == "step" else 1, True
+            )
+            for name in MECHANISMS
+            if getattr(plan, name) is not None
+        ]
+        if not intents:
+            raise FederationError("plan: it has no mechanism; there is nothing to judge")
+        if self.ledger.begun(request.run) != plan.sha256:
+            judgement = self.ledger.propose(request.identifier("plan"), intents, plan)
+            self._keep_judgement(judgement)
+        return self.releases.public(request, "plan")
 
     def popularity(self, request: Request) -> Reply:
         """Release P over this organisation's catalogue."""
-        mechanism = self._mechanism(request, "popularity")
-        return self._release(request, mechanism, 1, lambda r: self._popularity(mechanism, r))
+        mechanism = plan_of(request, "popularity").mechanism("popularity")
+        keys = self.catalogue.key_hashes
+
+        def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
+            canaries = Canaries.on_items(self.releases.canaries, request.run, request.round, keys)
+            noised = noised_sum(
+                self._training,
+                lambda chosen: popularity_sum(chosen, len(self.catalogue)),
+                mechanism,
+                random,
+                canaries,
+            )
+            self._keep_canaries(canaries, mechanism, request)
+            return {"keys": keys, "values": noised.astype(np.float32)}
+
+        return self.releases.release(request, mechanism, 1, compute)
 
     def cooccurrence(self, request: Request) -> Reply:
         """Release G over those of the asked items that this organisation has."""
-        mechanism = self._mechanism(request, "cooccurrence")
+        mechanism = plan_of(request, "cooccurrence").mechanism("cooccurrence")
         wanted = request.arrays.get("keys")
         if wanted is None or wanted.dtype != np.uint64 or wanted.ndim != 1:
             raise FederationError("cooccurrence: expected an array keys of uint64")
-        limit = max(self.config.statistics.top_items, AUTO_RANGE[1])
-        if len(wanted) > limit:
+        if len(wanted) > self.most_items:
             raise FederationError(
                 f"cooccurrence: asked for {len(wanted)} items, {self.identity.name} gives at most "
-                f"{limit}; raise statistics.top_items on both sides"
+                f"{self.most_items}; raise statistics.top_items on both sides"
             )
-        return self._release(
-            request, mechanism, 1, lambda r: self._cooccurrence(mechanism, wanted, r)
-        )
+        places = {int(key): place for place, key in enumerate(self.catalogue.key_hashes)}
+        own = np.array([k for k in dict.fromkeys(wanted.tolist()) if k in places], dtype=np.uint64)
+        top = np.array([places[int(key)] for key in own], dtype=np.int64)
+
+        def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
+            canaries = Canaries.on_pairs(
+                self.releases.canaries, request.run, request.round, own, top
+            )
+            noised = noised_sum(
+                self._training,
+                lambda chosen: cooccurrence_sum(chosen, top, self.config.statistics),
+                mechanism,
+                random,
+                canaries,
+            )
+            self._keep_canaries(canaries, mechanism, request)
+            return {"keys": own, "values": noised.astype(np.float32)}
+
+        return self.releases.release(request, mechanism, 1, compute)
 
     def train(self, request: Request) -> Reply:
         """Run the round's private steps from the given adapter and release the noised update."""
-        mechanism = self._mechanism(request, "step")
-        resources = self._resources()
-        if request.model_sha256 != resources.model_sha256:
-            raise FederationError(
-                f"round {request.round}: the update is for model {request.model_sha256[:12]}, "
-                f"{self.identity.name} holds {resources.model_sha256[:12]}; use the same base, "
-                "adapter settings and seed"
-            )
+        mechanism = plan_of(request, "step").mechanism("step")
+        resources = self._check_model(request, "step")
         # Checked and set before the budget is touched: a malformed adapter costs nothing.
         load_arrays(resources.trainable.model, request.arrays)
         steps = self.config.training.steps_per_round
-        return self._release(request, mechanism, steps, lambda r: self._train(mechanism, steps, r))
+
+        def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
+            return self._train(request, mechanism, steps, random)
+
+        return self.releases.release(request, mechanism, steps, compute)
+
+    def evaluate(self, request: Request) -> Reply:
+        """Release noised sums of hits, discounted gains and users on what training never saw."""
+        mechanism = plan_of(request, "evaluation").mechanism("evaluation")
+        scorer = self.scorer()
+        cutoff = self.config.evaluation.cutoff
+
+        def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
+            chosen = self._histories
+            if mechanism.sampling_rate < 1.0:
+                chosen = chosen.select(mechanism.sample(len(chosen), random))
+            total = evaluation_sum(scorer, chosen, cutoff)
+            return {"values": mechanism.noised(total, random).astype(np.float32)}
+
+        return self.releases.release(request, mechanism, 1, compute)
 
     def deliver_statistics(self, request: Request) -> Reply:
         """Keep the federation's statistics, seen from this organisation's catalogue."""
@@ -144,13 +216,11 @@ class Agent:
         with atomic_path(path) as temporary:
             save_file({k: np.ascontiguousarray(v) for k, v in request.arrays.items()}, temporary)
         self._statistics = statistics
-        return self._reply(request, {})
+        return self.releases.public(request, "deliver_statistics")
 
     def deliver_adapter(self, request: Request) -> Reply:
         """Check the federation's adapter and keep it as a PEFT directory."""
-        resources = self._resources()
-        if request.model_sha256 != resources.model_sha256:
-            raise FederationError("the delivered adapter belongs to another model; it is not kept")
+        resources = self._check_model(request, "deliver_adapter")
         adapter, reliability = unpack_delivery(request.arrays)
         load_arrays(resources.trainable.model, adapter)
         # The organisation's own figures, not the server's word.
@@ -159,11 +229,12 @@ class Agent:
             resources.trainable.model,
             self.directory / "delivered" / "adapter",
             adapter_card(
-                self.config, epsilon, self.ledger.budget.delta, request.run, request.round
+                self.config, epsilon, self.policy.budget.delta, request.run, request.round
             ),
             reliability,
         )
-        return self._reply(request, {})
+        self._adapter = adapter, reliability
+        return self.releases.public(request, "deliver_adapter")
 
     def statistics(self) -> Statistics:
         """The delivered statistics.
@@ -179,108 +250,79 @@ class Agent:
             self._statistics = statistics_from_arrays(load_file(path), self.catalogue)
         return self._statistics
 
-    def _mechanism(self, request: Request, name: str) -> Mechanism:
-        plan = request.plan
-        if plan is None:
-            raise PrivacyError(f"{name}: the request carries no privacy plan; it is refused")
-        mechanism = plan.mechanism(name)
-        # The organisation's own configuration, not the server's word, bounds what is done.
-        privacy = self.config.privacy
-        if plan.noise is not Noise(privacy.noise):
-            raise PrivacyError(
-                f"{name}: the plan's noise is {plan.noise.value}, {self.identity.name} takes part "
-                f"with {privacy.noise} only"
-            )
-        limit = privacy.clipping_norm if name == "step" else 1.0
-        if mechanism.sensitivity != limit:
-            raise PrivacyError(
-                f"{name}: the plan's sensitivity is {mechanism.sensitivity:g}, "
-                f"{self.identity.name} clips at {limit:g}"
-            )
-        houses = self.config.partition.organisations if plan.noise is Noise.SHARED else 1
-        if mechanism.noise_share < houses**-0.5:
-            raise PrivacyError(
-                f"{name}: the plan lets {self.identity.name} add only {mechanism.noise_share:g} of "
-                f"the noise's deviation; it adds at least {houses**-0.5:g}"
-            )
-        most = self.config.training.rounds * self.config.training.steps_per_round
-        if plan.steps > most:
-            raise PrivacyError(
-                f"{name}: the plan has {plan.steps} steps; {self.identity.name} takes at most "
-                f"{most}"
-            )
-        if plan.delta > self.ledger.budget.delta:
-            raise PrivacyError(
-                f"{name}: the plan counts epsilon at delta {plan.delta:g}, the budget allows "
-                f"{self.ledger.budget.delta:g}"
-            )
-        return mechanism
+    def scorer(self) -> Scorer:
+        """Scores with what was delivered: statistics, and the adapter if there is one.
 
-    def _release(
-        self,
-        request: Request,
-        mechanism: Mechanism,
-        count: int,
-        compute: Callable[[PrivateRandom], dict[str, npt.NDArray[Any]]],
-    ) -> Reply:
-        """Spend, compute, record, answer; a repeated request gets the stored answer."""
-        assert request.plan is not None
-        identifier = request.identifier(mechanism.name)
-        answer = self.directory / "answers" / f"{mechanism.name}.safetensors"
-        arrays = _stored_answer(answer, identifier)
-        if arrays is None:
-            random = self._random(mechanism, request.round)
-            self.ledger.reserve(identifier, mechanism, count, request.plan, random.secret)
-            arrays = compute(random)
-            for name, value in arrays.items():
-                if value.dtype.kind == "f" and not np.isfinite(value).all():
-                    raise TacitError(f"{identifier}: {name} is not finite; it is not sent")
-            with atomic_path(answer) as temporary:
-                save_file(arrays, temporary, metadata={"request": identifier})
-        # Also for a stored answer: the process may have ended between keeping it and this line.
-        if not self.ledger.released(identifier):
-            self.ledger.record_release(
-                identifier, mechanism.name, size_bytes(arrays), arrays_sha256(arrays)
+        Raises:
+            FederationError: if no statistics were delivered yet.
+        """
+        statistics, path = self.statistics(), self.directory / "delivered" / "adapter"
+        resources = self._resources()
+        model, runtime = resources.trainable.model, resources.trainable.runtime
+        if self._adapter is None and path.exists():
+            self._adapter = load_adapter(model, path)
+        adapter, reliability = self._adapter or (None, 0.0)
+        return Scorer(
+            self.config, statistics, resources.vectors, adapter, model, runtime, reliability
+        )
+
+    @property
+    def most_items(self) -> int:
+        """Most items over which G is given."""
+        return max(self.config.statistics.top_items, AUTO_RANGE[1])
+
+    def adapter_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of an adapter update, by name."""
+        trained = self._resources().trainable.model.trained
+        return {name: tuple(value.shape) for name, value in trained.items()}
+
+    def _check_model(self, request: Request, kind: str) -> Resources:
+        """Refuse another model than the one held here, and one that the policy does not allow."""
+        resources, rules = self._resources(), self.policy.model
+        identifier = request.identifier(kind)
+        if request.model_sha256 != resources.model_sha256:
+            raise self.releases.refuse(
+                identifier,
+                "model",
+                f"the request is for model {request.model_sha256[:12]}, {self.identity.name} holds "
+                f"{resources.model_sha256[:12]}; use the same base, adapter settings and seed",
             )
-        return self._reply(request, arrays)
-
-    def _random(self, mechanism: Mechanism, round_number: int) -> PrivateRandom:
-        privacy, number = self.config.privacy, self.identity.number
-        kind = ("popularity", "cooccurrence", "step").index(mechanism.name)
-        if privacy.noise_seed >= 0:
-            return from_seed(privacy.noise_seed, number, round_number, kind)
-        if privacy.noise == "none":
-            # Only sampling is random here, and a run without noise is not private anyway.
-            return from_seed(self.config.run.seed, number, round_number, kind)
-        return from_operating_system()
-
-    def _popularity(
-        self, mechanism: Mechanism, random: PrivateRandom
-    ) -> dict[str, npt.NDArray[Any]]:
-        total = popularity_sum(self._sampled(mechanism, random), len(self.catalogue))
-        noised = total + mechanism.noise(total.shape, random)
-        return {"keys": self.catalogue.key_hashes, "values": noised.astype(np.float32)}
-
-    def _cooccurrence(
-        self, mechanism: Mechanism, wanted: npt.NDArray[np.uint64], random: PrivateRandom
-    ) -> dict[str, npt.NDArray[Any]]:
-        places = {int(key): place for place, key in enumerate(self.catalogue.key_hashes)}
-        own = np.array([k for k in dict.fromkeys(wanted.tolist()) if k in places], dtype=np.uint64)
-        top = np.array([places[int(key)] for key in own], dtype=np.int64)
-        sampled = self._sampled(mechanism, random)
-        total = cooccurrence_sum(sampled, top, self.config.statistics)
-        noised = total + mechanism.noise(total.shape, random)
-        return {"keys": own, "values": noised.astype(np.float32)}
+        if rules.allowed_bases and resources.base_sha256 not in rules.allowed_bases:
+            raise self.releases.refuse(
+                identifier,
+                "model.allowed_bases",
+                f"base {self.config.base.name} has weights {resources.base_sha256[:12]}, which are "
+                "not among those allowed",
+            )
+        if self.config.model.rank > rules.greatest_rank:
+            raise self.releases.refuse(
+                identifier,
+                "model.greatest_rank",
+                f"the adapter's rank is {self.config.model.rank}; at most {rules.greatest_rank} is "
+                "allowed",
+            )
+        size = sum(int(np.prod(shape)) for shape in self.adapter_shapes().values())
+        if size > rules.most_parameters:
+            raise self.releases.refuse(
+                identifier,
+                "model.most_parameters",
+                f"an update would carry {size} numbers; at most {rules.most_parameters} are "
+                "allowed",
+            )
+        return resources
 
     def _train(
-        self, mechanism: Mechanism, steps: int, random: PrivateRandom
+        self, request: Request, mechanism: Mechanism, steps: int, random: PrivateRandom
     ) -> dict[str, npt.NDArray[Any]]:
         resources, config = self._resources(), self.config
-        runtime = resources.trainable.runtime
+        runtime, model = resources.trainable.runtime, resources.trainable.model
+        canaries = Canaries.on_adapter(
+            self.releases.canaries, request.run, request.round, list(model.trained.values())
+        )
         started = time.perf_counter()
         update = private_steps(
             resources.trainable,
-            self._histories,
+            self._training,
             item_tensor(resources.vectors, runtime.device, runtime.precision),
             torch.from_numpy(self.statistics().log_popularity).float().to(runtime.device),
             mechanism,
@@ -290,25 +332,26 @@ class Agent:
             config.privacy.clipping,
             config.training,
             random,
+            canaries,
         )
         self.training_seconds += time.perf_counter() - started
+        self._keep_canaries(canaries, mechanism, request)
         return dict(update.arrays)
 
-    def _sampled(self, mechanism: Mechanism, random: PrivateRandom) -> PrivateHistories:
-        if mechanism.sampling_rate == 1.0:
-            return self._histories
-        return self._histories.select(mechanism.sample(len(self._histories), random))
+    def _keep_canaries(
+        self, canaries: Canaries | None, mechanism: Mechanism, request: Request
+    ) -> None:
+        if canaries is not None:
+            record = canaries.record(mechanism, plan_of(request, mechanism.name))
+            record.save(self.directory / "audit" / request.run)
 
-    def _reply(self, request: Request, arrays: AnyArrays) -> Reply:
-        return Reply(self.identity.name, self.identity.declared_users, request.round, dict(arrays))
-
-
-def _stored_answer(path: Path, identifier: str) -> dict[str, npt.NDArray[Any]] | None:
-    if not path.exists():
-        return None
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        if (file.metadata() or {}).get("request") != identifier:
-            return None
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    def _keep_judgement(self, judgement: Judgement) -> None:
+        write_json(
+            self.directory / "judgement.json",
+            {
+                "epsilon_now": str(judgement.now),
+                "epsilon_planned": str(judgement.planned),
+                "epsilon_budget": None if judgement.budget is None else str(judgement.budget),
+                "delta": str(judgement.delta),
+            },
+        )

@@ -8,20 +8,23 @@ from flwr.clientapp import ClientApp
 
 from client.agent import Agent
 from client.directory import agent_for
-from shared.errors import TacitError
+from client.egress import REFUSED, guard
+from shared.errors import RefusedError, TacitError
 from shared.messages import Reply, Request, pack_reply, unpack_request
 
-# Flower's own codes end at 5xx; this one says that the organisation refused, and the reason says
-# why.
-REFUSED = 1000
-
-app = ClientApp()
+app = ClientApp(mods=[guard])
 
 
 @app.query("join")
 def join(message: Message, context: Context) -> Message:
     """Say who this organisation is and which size it declares."""
     return _answer(message, context, Agent.join)
+
+
+@app.query("plan")
+def plan(message: Message, context: Context) -> Message:
+    """Judge a plan before anything of it runs."""
+    return _answer(message, context, Agent.plan)
 
 
 @app.query("popularity")
@@ -48,6 +51,12 @@ def train(message: Message, context: Context) -> Message:
     return _answer(message, context, Agent.train)
 
 
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Release noised sums of ranking quality."""
+    return _answer(message, context, Agent.evaluate)
+
+
 @app.query("deliver_adapter")
 def deliver_adapter(message: Message, context: Context) -> Message:
     """Take the federation's adapter."""
@@ -55,8 +64,15 @@ def deliver_adapter(message: Message, context: Context) -> Message:
 
 
 def _answer(message: Message, context: Context, act: Callable[[Agent, Request], Reply]) -> Message:
+    agent = agent_for(context)
     try:
-        reply = act(agent_for(context), unpack_request(message.content))
-    except TacitError as error:
+        request = unpack_request(message.content)
+        reply = act(agent, request)
+    except RefusedError as error:
         return Message(Error(REFUSED, str(error)), reply_to=message)
+    except TacitError as error:
+        # On record as well: a refusal of the policy is there already, a malformed request is not.
+        kind = message.metadata.message_type
+        refusal = agent.releases.refuse(kind, "request", str(error))
+        return Message(Error(REFUSED, str(refusal)), reply_to=message)
     return Message(pack_reply(reply), reply_to=message)

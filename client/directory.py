@@ -2,26 +2,30 @@
 
 import functools
 import json
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 
-from client.agent import Agent, Identity, Resources
+from client.agent import Agent, Resources
 from client.checks import verify_gradients, verify_reload
 from client.data.ingest import Dataset, load_dataset
 from client.data.partition import partition
 from client.data.store import read_store, write_store
-from client.ledger import Budget, Ledger
+from client.ledger import Ledger
+from client.releases import Identity
 from client.trainer import Trainable
 from shared.catalogue import Catalogue
 from shared.config import Config, from_run_config
 from shared.encoder import Vectors, centred, encode_texts
 from shared.errors import RunError
-from shared.files import run_directory, write_json
+from shared.files import atomic_path, run_directory, write_json
 from shared.histories import PrivateHistories
+from shared.keys import SigningKey, load_or_create_secret, population_fingerprint
 from shared.models import LoadedModel, load_model
 from shared.plan import stated_delta
+from shared.policy import Policy
+from shared.sections import to_toml
 from shared.splits import split
 
 _agents: dict[Path, Agent] = {}
@@ -51,24 +55,61 @@ def agent_for(context: Context) -> Agent:
     """
     number = int(str(context.node_config["partition-id"]))
     run = run_directory(context.run_config, context.run_id)
-    directory = organisation_directory(run, number)
+    config = from_run_config(context.run_config)
+    directory = organisation_directory(run, config, number)
     if directory not in _agents:
-        config = from_run_config(context.run_config)
         if not (directory / "organisation.json").exists():
             create_organisation(run, number, _dataset(config), config)
         _agents[directory] = open_agent(directory, config)
     return _agents[directory]
 
 
-def organisation_directory(run: Path, number: int) -> Path:
-    """Folder of an organisation inside a run: its data, its ledger and what was delivered to it."""
-    return run / "organisations" / f"{number + 1:04d}"
+def organisation_directory(run: Path, config: Config, number: int) -> Path:
+    """Folder of an organisation: its data, policy, key and ledger, and what was delivered to it.
+
+    Inside the run's folder, or where ``run.organisations`` keeps organisations that outlive runs.
+    """
+    chosen = config.run.organisations
+    return (Path(chosen) if chosen else run / "organisations") / f"{number + 1:04d}"
 
 
-def experiment_budget(config: Config, users: int) -> Budget:
-    """What an organisation of a simulation allows: the run's epsilon at the federation's delta."""
-    epsilon = None if config.privacy.noise == "none" else config.privacy.epsilon
-    return Budget(epsilon, stated_delta(config.privacy, users))
+def experiment_policy(config: Config, identity: Identity, users: int) -> Policy:
+    """What a pretended organisation allows: the run's own settings, and nothing beyond.
+
+    Args:
+        config: of the run.
+        identity: of the organisation.
+        users: of the whole federation; the default delta comes from it.
+
+    Raises:
+        PrivacyError: if the settings make no policy, such as a delta above 1 / declared users.
+    """
+    privacy, training = config.privacy, config.training
+    return Policy.from_values(
+        {
+            "organisation": {"name": identity.name, "declared_users": identity.declared_users},
+            "budget": {
+                "epsilon": None if privacy.noise == "none" else privacy.epsilon,
+                "delta": stated_delta(privacy, users),
+                "evaluation_share": 1.0,
+            },
+            "mechanism": {
+                "noise": privacy.noise,
+                "distribution": (privacy.distribution,),
+                "least_noise_multiplier": 0.0,
+                "least_noise_share": (
+                    config.partition.organisations**-0.5 if privacy.noise == "shared" else 1.0
+                ),
+                "greatest_clipping_norm": privacy.clipping_norm,
+                "most_steps_per_round": training.steps_per_round,
+                "most_steps_per_run": max(1, training.rounds * training.steps_per_round),
+                "most_rounds_per_day": 1_000_000,
+                "allow_repeatable_noise": privacy.noise_seed >= 0,
+            },
+            "model": {"greatest_rank": config.model.rank},
+        },
+        "the run's configuration",
+    )
 
 
 def create_organisation(run: Path, number: int, dataset: Dataset, config: Config) -> None:
@@ -77,10 +118,11 @@ def create_organisation(run: Path, number: int, dataset: Dataset, config: Config
         dataset, config.partition.scheme, config.partition.organisations, config.run.seed
     )
     part = parts[number]
+    identity = Identity(part.name, number, len(part.users))
     write_organisation(
-        organisation_directory(run, number),
-        Identity(part.name, number, len(part.users)),
-        experiment_budget(config, len(dataset.histories)),
+        organisation_directory(run, config, number),
+        number,
+        experiment_policy(config, identity, len(dataset.histories)),
         dataset.catalogue,
         dataset.histories.select(part.users),
         split(dataset.histories, config.evaluation.protocol, "test").train.select(part.users),
@@ -89,19 +131,42 @@ def create_organisation(run: Path, number: int, dataset: Dataset, config: Config
 
 def write_organisation(
     directory: Path,
-    identity: Identity,
-    budget: Budget,
+    number: int,
+    policy: Policy,
     catalogue: Catalogue,
     histories: PrivateHistories,
     training: PrivateHistories,
 ) -> None:
     """Write the folder's files; ``organisation.json`` last, as the sign that it is whole."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_store(directory / "histories.duckdb", identity.name, catalogue, histories)
-    write_store(directory / "training.duckdb", identity.name, catalogue, training)
+    name = policy.organisation.name
+    write_store(directory / "histories.duckdb", name, catalogue, histories)
+    write_store(directory / "training.duckdb", name, catalogue, training)
+    with atomic_path(directory / "policy.toml") as temporary:
+        temporary.write_text(to_toml(policy, above=True))
     write_json(
-        directory / "organisation.json", {"identity": asdict(identity), "budget": asdict(budget)}
+        directory / "organisation.json",
+        {"number": number, "population": population_of(directory, histories)},
     )
+
+
+def check_population(directory: Path, histories: PrivateHistories) -> None:
+    """Refuse an organisation's folder that belongs to other users.
+
+    Raises:
+        RunError: says what to do.
+    """
+    if population_of(directory, histories) != read_population(directory):
+        raise RunError(
+            f"{directory}: belongs to other users than the run's data gives this organisation; use "
+            "the same data, partition and seed, or another run.organisations"
+        )
+
+
+def population_of(directory: Path, histories: PrivateHistories) -> str:
+    """Keyed fingerprint of the users, with the secret that the folder keeps."""
+    secret = load_or_create_secret(directory / "keys" / "population.secret")
+    return population_fingerprint(histories.user_ids, secret)
 
 
 def open_agent(directory: Path, config: Config) -> Agent:
@@ -110,40 +175,71 @@ def open_agent(directory: Path, config: Config) -> Agent:
     Raises:
         RunError: if it is not whole.
     """
-    identity, budget = read_organisation(directory)
     catalogue, training = read_store(directory / "training.duckdb")
-    return make_agent(directory, identity, budget, catalogue, training, config)
+    _, histories = read_store(directory / "histories.duckdb")
+    return make_agent(directory, catalogue, training, histories, config)
 
 
 def make_agent(
     directory: Path,
-    identity: Identity,
-    budget: Budget,
     catalogue: Catalogue,
     training: PrivateHistories,
+    histories: PrivateHistories,
     config: Config,
 ) -> Agent:
-    """An agent over data in memory; its ledger is in the folder."""
-    ledger = Ledger(directory / "ledger.sqlite", budget)
+    """An agent over data in memory; its policy, key and ledger are in the folder."""
+    number = int(_read_json(directory / "organisation.json")["number"])
+    ledger = open_ledger(directory, population_of(directory, histories))
 
     def resources() -> Resources:
         loaded = load_model(config)
         vectors = item_vectors(catalogue, loaded)
-        return Resources(trainable_model(loaded), vectors, loaded.sha256)
+        return Resources(
+            trainable_model(loaded), vectors, loaded.sha256, loaded.encoder.weights_sha256
+        )
 
-    return Agent(identity, directory, catalogue, training, ledger, config, resources)
+    return Agent(number, directory, catalogue, training, histories, ledger, config, resources)
 
 
-def read_organisation(directory: Path) -> tuple[Identity, Budget]:
-    """Who an organisation is and what it allows, from its folder.
+def open_ledger(directory: Path, population: str | None = None) -> Ledger:
+    """The ledger of an organisation's folder, under the folder's policy.
+
+    Args:
+        directory: of the organisation.
+        population: fingerprint of its users now; None takes the one of its making.
+    """
+    policy, key = read_policy(directory), SigningKey.load_or_create(key_path(directory))
+    known = population or read_population(directory)
+    return Ledger(directory / "ledger.sqlite", policy, key, known, purpose="experiment")
+
+
+def read_population(directory: Path) -> str:
+    """Fingerprint of the users for whom a folder was made."""
+    return str(_read_json(directory / "organisation.json")["population"])
+
+
+def key_path(directory: Path) -> Path:
+    """Where an organisation keeps the key that signs its ledger."""
+    return directory / "keys" / "organisation.pem"
+
+
+def read_policy(directory: Path) -> Policy:
+    """The policy of an organisation's folder.
 
     Raises:
         RunError: if the folder is not whole.
+        PrivacyError: if the policy cannot be used.
     """
-    path = directory / "organisation.json"
+    _read_json(directory / "organisation.json")
+    return Policy.load(directory / "policy.toml")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
-        return Identity(**value["identity"]), Budget(**value["budget"])
+        value: dict[str, Any] = json.loads(path.read_text())
+        if not isinstance(value["number"], int) or not isinstance(value["population"], str):
+            raise ValueError("it names no organisation")
+        return value
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: cannot be read ({error}); start the run anew") from error
 

@@ -1,84 +1,113 @@
 """The privacy ledger of one organisation: what was spent is on disk before anything can leave.
 
-An append-only SQLite table. The cost of a release counts from its ``intent``, which is synced to
-disk before the noisy result exists; a crash in between counts as spent.
+An append-only SQLite table of chained, signed records (``shared.chain``). A release costs from its
+``intent``, which is synced to disk before the noisy result exists; a crash in between counts as
+spent. The judgement and the intent are one transaction, so that two processes cannot both fit into
+the last of a budget.
 """
 
+import dataclasses
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from shared.accounting import Event, Events, contained, epsilon_checked, merged
-from shared.errors import PrivacyError
-from shared.plan import Adjacency, Mechanism, Noise, PrivacyPlan
+from client.budget import BudgetJudge, Judgement
+from shared.accounting import Events, epsilon_checked
+from shared.chain import (
+    NOTHING_BEFORE,
+    Anchor,
+    Fault,
+    Head,
+    Record,
+    Sealed,
+    chain_faults,
+    filed_truly,
+    head_faults,
+    now,
+    read_anchors,
+    read_sealed,
+    seal,
+)
+from shared.entries import (
+    Amendment,
+    Entry,
+    Intent,
+    Opening,
+    Refusal,
+    Release,
+    parse_entry,
+    to_body,
+)
+from shared.errors import PrivacyError, RefusedError
+from shared.files import atomic_path
+from shared.judge import Past, judge, judge_plan
+from shared.keys import SigningKey
+from shared.plan import Adjacency, PrivacyPlan
+from shared.policy import Policy
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-    at TEXT NOT NULL,
+CREATE TABLE IF NOT EXISTS records (
+    sequence INTEGER PRIMARY KEY,
     kind TEXT NOT NULL,
     request TEXT,
-    body TEXT NOT NULL
+    record TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    signature TEXT NOT NULL
 );
-CREATE UNIQUE INDEX IF NOT EXISTS one_intent_per_request ON entries (kind, request);
-CREATE TRIGGER IF NOT EXISTS entries_keep_their_values BEFORE UPDATE ON entries
+CREATE UNIQUE INDEX IF NOT EXISTS one_intent_per_request ON records (request)
+    WHERE kind = 'intent';
+CREATE INDEX IF NOT EXISTS by_request ON records (kind, request);
+CREATE TRIGGER IF NOT EXISTS records_keep_their_values BEFORE UPDATE ON records
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER IF NOT EXISTS entries_are_not_replaced BEFORE INSERT ON entries
-    WHEN EXISTS (SELECT 1 FROM entries WHERE sequence = NEW.sequence
-                 OR (kind = NEW.kind AND request = NEW.request))
+CREATE TRIGGER IF NOT EXISTS records_are_not_replaced BEFORE INSERT ON records
+    WHEN EXISTS (SELECT 1 FROM records WHERE sequence = NEW.sequence
+                 OR (kind = 'intent' AND NEW.kind = 'intent' AND request = NEW.request))
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER IF NOT EXISTS entries_stay BEFORE DELETE ON entries
+CREATE TRIGGER IF NOT EXISTS records_stay BEFORE DELETE ON records
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What an organisation allows to be spent on its users.
+class Ledger:
+    """Append-only record of one organisation's policy, intents, releases and refusals.
 
-    Attributes:
-        epsilon: most epsilon of all releases together; None allows releases without noise, which
-            is for experiments only and is marked not private.
-        delta: at which epsilon is counted.
+    Args:
+        path: of the SQLite file; made if it is not there.
+        policy: in force; must be the one that the ledger has last.
+        key: signs every record.
+        population: fingerprint of the users at present.
+        purpose: ``federation`` or ``experiment``; written when the ledger is made.
+
+    Raises:
+        PrivacyError: if it has another policy, is damaged or rolled back, or is no ledger.
     """
 
-    epsilon: float | None
-    delta: float
-
-
-@dataclass(frozen=True)
-class Release:
-    """One line of what left an organisation."""
-
-    what: str
-    request: str
-    size_bytes: int
-    sha256: str
-
-
-class Ledger:
-    """Append-only record of one organisation's budget, intents and releases."""
-
-    def __init__(self, path: Path, budget: Budget) -> None:
-        """Open or create the ledger.
-
-        Raises:
-            PrivacyError: if it exists with another budget, or cannot be read.
-        """
+    def __init__(
+        self,
+        path: Path,
+        policy: Policy,
+        key: SigningKey,
+        population: str,
+        purpose: str = "federation",
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.budget = budget
+        self.policy = policy
+        self.population = population
+        self._key = key
+        self._past = Past()
+        self._read = 0
+        self._head: tuple[str, str, str] | None = None
+        self._budget = BudgetJudge(policy, self._past)
         try:
             self._connection = sqlite3.connect(path, timeout=60.0, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(SCHEMA)
-            self._open()
+            self._open(purpose)
         except sqlite3.DatabaseError as error:
             raise PrivacyError(
                 f"{path}: cannot be used as a ledger ({error}); nothing is released without one"
@@ -94,159 +123,336 @@ class Ledger:
         """Close the file."""
         self._connection.close()
 
-    def reserve(
-        self, request: str, mechanism: Mechanism, count: int, plan: PrivacyPlan, secret: bool
-    ) -> None:
-        """Write the intent to spend, if the budget allows it, and sync it to disk.
+    @property
+    def anchors_path(self) -> Path:
+        """File beside the ledger with the newest anchor of each server.
 
-        The check and the entry are one transaction, so that two processes cannot both fit into the
-        last of a budget.
+        A copy outside the ledger, so that a ledger restored from an old copy is found out.
+        """
+        return self.path.with_name("anchors.json")
+
+    def reserve(
+        self, request: str, intent: Intent, plan: PrivacyPlan, anchor: Anchor | None = None
+    ) -> int:
+        """Judge an intent, write it and sync it to disk; returns the number of its record.
 
         Args:
             request: identifies the message; a second intent for it is refused.
-            mechanism: of the release.
-            count: private steps that it makes.
-            plan: that it belongs to.
-            secret: False when noise or sampling come from an experiment's seed.
+            intent: what is about to be computed.
+            plan: that it belongs to; the first intent of a run is judged by what the whole plan
+                will cost.
+            anchor: the server's signature under an earlier head, kept along the way.
 
         Raises:
-            PrivacyError: if the request was seen before or the budget would be passed.
+            RefusedError: names every rule that it would break; the refusal is in the ledger.
         """
-        event = mechanism.event(count)
         with self._write() as connection:
-            seen = connection.execute(
-                "SELECT 1 FROM entries WHERE kind = 'intent' AND request = ?", (request,)
+            if anchor is not None:
+                self._keep_anchor(anchor)
+            at = now()
+            row = connection.execute(
+                "SELECT sequence FROM records WHERE kind = 'intent' AND request = ?", (request,)
             ).fetchone()
-            if seen:
-                raise PrivacyError(
-                    f"request {request} has spent its budget already; it is never trained twice"
-                )
-            self._check(merged([*self.events(), event]), plan)
-            self._append(
-                "intent",
-                request,
-                {
-                    "mechanism": mechanism.name,
-                    "sampling_rate": mechanism.sampling_rate,
-                    "noise_multiplier": mechanism.noise_multiplier,
-                    "sensitivity": mechanism.sensitivity,
-                    "noise_share": mechanism.noise_share,
-                    "count": count,
-                    "plan": plan.sha256,
-                    "noise": plan.noise.value,
-                    "secret_randomness": secret,
-                },
-            )
+            if row:
+                refusals = [Refusal("request", f"request {request} has spent its budget already")]
+            else:
+                refusals = judge(self.policy, intent, at, self._past)
+                refusals += judge_plan(self.policy, plan, intent, self._past)
+                refusals = refusals or self._budget.refusals(intent, plan)
+            if not refusals:
+                return self._append("intent", request, to_body(intent), at)
+            for refusal in refusals:
+                self._append_refusal(request, refusal)
+        raise refused(self.policy.organisation.name, refusals)
 
-    def record_release(self, request: str, what: str, size_bytes: int, sha256: str) -> None:
-        """Write what is about to leave for a request whose intent stands."""
+    def propose(self, request: str, intents: Sequence[Intent], plan: PrivacyPlan) -> Judgement:
+        """Judge a plan by one intent of each of its mechanisms, without spending anything.
+
+        Raises:
+            RefusedError: as ``reserve``; the refusal is in the ledger.
+        """
         with self._write():
-            self._append(
-                "release", request, {"what": what, "size_bytes": size_bytes, "sha256": sha256}
-            )
+            at = now()
+            found: list[Refusal] = []
+            for intent in intents:
+                found += judge(self.policy, intent, at, self._past)
+                found += judge_plan(self.policy, plan, intent, self._past)
+            refusals = list(dict.fromkeys(found)) or self._budget.refusals(intents[0], plan)
+            for refusal in refusals:
+                self._append_refusal(request, refusal)
+        if refusals:
+            raise refused(self.policy.organisation.name, refusals)
+        return self._budget.judgement(plan, intents[0].run)
 
-    def released(self, request: str) -> bool:
-        """Whether what left for a request is written down."""
+    def begun(self, run: str) -> str | None:
+        """Hash of the plan under which a run has spent already; None for one that has not."""
+        with self._write():
+            return self._past.plan(run)
+
+    def record_release(self, request: str, release: Release) -> None:
+        """Write what is about to leave.
+
+        Raises:
+            PrivacyError: if it names an intent that does not stand for this request.
+        """
+        with self._write() as connection:
+            if release.mechanism != "none":
+                row = connection.execute(
+                    "SELECT 1 FROM records WHERE kind = 'intent' AND request = ? AND sequence = ?",
+                    (request, release.intent),
+                ).fetchone()
+                if row is None:
+                    raise PrivacyError(
+                        f"{request}: a release without an intent of its own; it is not sent"
+                    )
+            self._append("release", request, to_body(release))
+
+    def record_refusal(self, request: str, refusal: Refusal) -> None:
+        """Write what was asked and not done; the same refusal of a request is written once."""
+        with self._write():
+            self._append_refusal(request, refusal)
+
+    def keep_anchor(self, anchor: Anchor) -> None:
+        """Keep a server's signature under an earlier head.
+
+        Raises:
+            PrivacyError: if it is of another ledger, or of a record that is no longer there.
+        """
+        with self._write():
+            self._keep_anchor(anchor)
+
+    def amend(self, policy: Policy) -> None:
+        """Put another policy in force, on the record."""
+        with self._write():
+            self.policy = policy
+            self._budget = BudgetJudge(policy, self._past)
+            self._append("policy", None, to_body(Amendment(policy.to_record(), policy.sha256)))
+
+    def head(self) -> Head:
+        """The newest record's place, hash and signature."""
+        return self._head_at("(SELECT MAX(sequence) FROM records)")
+
+    def has(self, head: Head) -> bool:
+        """Whether a head is, or was once, this ledger's."""
+        newest = self.head()
+        if not 1 <= head.sequence <= newest.sequence:
+            return False
+        return self._head_at("?", head.sequence) == head
+
+    def _head_at(self, place: str, *values: int) -> Head:
         row = self._connection.execute(
-            "SELECT 1 FROM entries WHERE kind = 'release' AND request = ?", (request,)
+            "SELECT first.sha256, chosen.sequence, chosen.sha256, chosen.signature "
+            "FROM records AS first, records AS chosen "
+            f"WHERE first.sequence = 1 AND chosen.sequence = {place}",
+            values,
         ).fetchone()
-        return row is not None
+        return Head(row[0], self._key.public, *row[1:])
 
-    def events(self) -> Events:
-        """All that was spent, merged."""
-        return merged(
-            Event(body["sampling_rate"], body["noise_multiplier"], body["count"])
-            for _, body in self._bodies("intent")
-        )
+    def intent_of(self, request: str) -> int:
+        """Number of the intent's record for a request; 0 where there is none."""
+        return self._number("intent", request)
+
+    def release_of(self, request: str) -> Release | None:
+        """What left for a request, or None."""
+        number = self._number("release", request)
+        if not number:
+            return None
+        entry = parse_entry(self._record(number))
+        assert isinstance(entry, Release)
+        return entry
+
+    def intents(self) -> tuple[Intent, ...]:
+        """All that was spent, in order."""
+        return tuple(e for e in self._entries("intent") if isinstance(e, Intent))
 
     def releases(self) -> tuple[Release, ...]:
         """All that left, in order."""
-        return tuple(
-            Release(body["what"], request, body["size_bytes"], body["sha256"])
-            for request, body in self._bodies("release")
-        )
+        return tuple(e for e in self._entries("release") if isinstance(e, Release))
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """All that was refused, in order."""
+        return tuple(e for e in self._entries("refusal") if isinstance(e, Refusal))
+
+    def events(self) -> Events:
+        """Cost of all intents, merged."""
+        with self._write():
+            return self._past.events()
 
     def spent(self) -> float:
         """Epsilon of everything in the ledger at the budget's delta, by PLD confirmed by PRV."""
-        return epsilon_checked(self.events(), self.budget.delta)
-
-    def noise_multiplier(self, mechanism: str) -> float:
-        """Least noise multiplier of any intent of a mechanism; 0 where there is none."""
-        found = [
-            float(body["noise_multiplier"])
-            for _, body in self._bodies("intent")
-            if body["mechanism"] == mechanism
-        ]
-        return min(found, default=0.0)
+        return epsilon_checked(self.events(), self.policy.budget.delta)
 
     def private(self) -> bool:
         """Whether every intent added noise, from a generator that nobody can repeat."""
-        return all(
-            body["noise_multiplier"] > 0.0 and body["secret_randomness"]
-            for _, body in self._bodies("intent")
-        )
+        return all(intent.private for intent in self.intents())
 
-    def _check(self, events: Events, plan: PrivacyPlan) -> None:
-        limit = self.budget.epsilon
-        if limit is None:
-            if plan.noise is not Noise.NONE:
-                raise PrivacyError(
-                    f"{self.path}: has no budget, which is for experiments without noise only; "
-                    f"the plan's noise is {plan.noise.value}"
-                )
-            return
-        # What is part of a plan that fits as a whole costs no more than the plan; composing the
-        # rest anew in each round would cost a second each time.
-        plan_fits = epsilon_checked(plan.events(), self.budget.delta) <= limit
-        if plan_fits and contained(events, plan.events()):
-            return
-        epsilon = epsilon_checked(events, self.budget.delta)
-        if epsilon > limit:
+    def _open(self, purpose: str) -> None:
+        with self._write() as connection:
+            rows = connection.execute(
+                "SELECT sequence, kind, request, record, sha256, signature FROM records "
+                "ORDER BY sequence"
+            ).fetchall()
+            if not rows:
+                self._start(purpose)
+                return
+        stored = [Sealed(*row[3:]) for row in rows]
+        misfiled = [
+            Fault(place, "is filed under another number, kind or request than its text names")
+            for place, (sealed, row) in enumerate(zip(stored, rows, strict=True), start=1)
+            if not filed_truly(sealed, row[:3])
+        ]
+        faults = misfiled + chain_faults(stored, self._key.public) + self._rolled_back(stored)
+        if faults:
             raise PrivacyError(
-                f"{self.path}: this release would bring epsilon to {epsilon:.3f} at delta "
-                f"{self.budget.delta:g}; the budget is {limit:g}. It is refused"
+                f"{self.path}: record {faults[0].sequence}: {faults[0].sentence}. Nothing is "
+                "released on a damaged ledger; tacit audit verify lists every fault"
+            )
+        recorded = policy_in_force(stored)
+        if recorded != self.policy:
+            raise PrivacyError(
+                f"{self.path}: has another policy: {self.policy.differences(recorded)}. A policy "
+                "is not changed in passing: tacit policy amend puts the new one on record"
             )
 
-    def _open(self) -> None:
-        body = {
-            "epsilon": self.budget.epsilon,
-            "delta": self.budget.delta,
-            "unit": "user",
-            "adjacency": Adjacency.ADD_OR_REMOVE_ONE.value,
-        }
-        with self._write() as connection:
-            row = connection.execute("SELECT body FROM entries WHERE kind = 'open'").fetchone()
-            if row is None:
-                self._append("open", None, body)
-            elif json.loads(row[0]) != body:
-                raise PrivacyError(
-                    f"{self.path}: was opened with {row[0]}, now asked for {json.dumps(body)}; "
-                    "a budget is not changed after the fact"
-                )
+    def _start(self, purpose: str) -> None:
+        if self.anchors_path.exists():
+            raise PrivacyError(
+                f"{self.path}: is empty, but {self.anchors_path.name} says that a server has seen "
+                "its records: it was deleted. Restore it, or begin anew in another folder"
+            )
+        opening = Opening(
+            self._key.public,
+            self.policy.to_record(),
+            self.policy.sha256,
+            "user",
+            Adjacency.ADD_OR_REMOVE_ONE.value,
+            self.population,
+            purpose,
+        )
+        self._append("open", None, to_body(opening))
+
+    def _rolled_back(self, stored: Sequence[Sealed]) -> list[Fault]:
+        if not self.anchors_path.exists():
+            return []
+        return head_faults(stored, read_anchors(self.anchors_path).values(), strict=True)
+
+    def _keep_anchor(self, anchor: Anchor) -> None:
+        stored = [
+            Sealed(*row)
+            for row in self._connection.execute(
+                "SELECT record, sha256, signature FROM records WHERE sequence IN (1, ?)",
+                (anchor.sequence,),
+            )
+        ]
+        seen = [sealed for sealed in stored if sealed.sha256 == anchor.sha256]
+        if not anchor.genuine() or stored[0].sha256 != anchor.ledger or not seen:
+            raise PrivacyError(
+                f"{self.path}: server {anchor.server_key[:12]} has seen record {anchor.sequence} "
+                f"as {anchor.sha256[:12]}, which is not in this ledger: it was rolled back or "
+                "belongs to another"
+            )
+        kept = read_anchors(self.anchors_path) if self.anchors_path.exists() else {}
+        before = kept.get(anchor.server_key)
+        if before is not None and before.sequence >= anchor.sequence:
+            return
+        self._append("anchor", None, dataclasses.asdict(anchor))
+        texts = {key: value.to_json() for key, value in {**kept, anchor.server_key: anchor}.items()}
+        with atomic_path(self.anchors_path) as temporary:
+            temporary.write_text(json.dumps(texts, indent=2) + "\n")
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that has read everything written before it."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
+            self._refresh()
             yield self._connection
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
 
-    def _append(self, kind: str, request: str | None, body: Mapping[str, Any]) -> None:
-        self._connection.execute(
-            "INSERT INTO entries (at, kind, request, body) VALUES (?, ?, ?, ?)",
-            (
-                datetime.now(UTC).isoformat(timespec="milliseconds"),
-                kind,
-                request,
-                json.dumps(body, sort_keys=True),
-            ),
-        )
-
-    def _bodies(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
+    def _refresh(self) -> None:
         rows = self._connection.execute(
-            "SELECT request, body FROM entries WHERE kind = ? ORDER BY sequence", (kind,)
+            "SELECT record FROM records WHERE sequence > ? ORDER BY sequence", (self._read,)
         )
-        return [(request, json.loads(body)) for request, body in rows]
+        for (text,) in rows.fetchall():
+            record = Record.parse(text)
+            entry = parse_entry(record)
+            if isinstance(entry, Intent):
+                self._past.add(entry, record.at)
+            self._read = record.sequence
+
+    def _append_refusal(self, request: str, refusal: Refusal) -> None:
+        body = to_body(refusal)
+        rows = self._connection.execute(
+            "SELECT record FROM records WHERE kind = 'refusal' AND request = ?", (request,)
+        )
+        if all(Record.parse(text).body != body for (text,) in rows):
+            self._append("refusal", request, body)
+
+    def _append(
+        self, kind: str, request: str | None, body: Mapping[str, Any], at: str | None = None
+    ) -> int:
+        row = self._connection.execute(
+            "SELECT sequence, sha256 FROM records ORDER BY sequence DESC LIMIT 1"
+        ).fetchone()
+        sequence, previous = (row[0] + 1, row[1]) if row else (1, NOTHING_BEFORE)
+        sealed = seal(Record(sequence, previous, at or now(), kind, request, body), self._key)
+        self._connection.execute(
+            "INSERT INTO records (sequence, kind, request, record, sha256, signature) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (sequence, kind, request, sealed.text, sealed.sha256, sealed.signature),
+        )
+        return sequence
+
+    def _number(self, kind: str, request: str) -> int:
+        row = self._connection.execute(
+            "SELECT sequence FROM records WHERE kind = ? AND request = ? ORDER BY sequence LIMIT 1",
+            (kind, request),
+        ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def _record(self, sequence: int) -> Record:
+        row = self._connection.execute(
+            "SELECT record FROM records WHERE sequence = ?", (sequence,)
+        ).fetchone()
+        return Record.parse(row[0])
+
+    def _entries(self, kind: str) -> Iterator[Entry | None]:
+        rows = self._connection.execute(
+            "SELECT record FROM records WHERE kind = ? ORDER BY sequence", (kind,)
+        )
+        return (parse_entry(Record.parse(text)) for (text,) in rows.fetchall())
+
+
+def refused(name: str, refusals: Sequence[Refusal]) -> RefusedError:
+    """One error for all rules that a request would break."""
+    return RefusedError(
+        f"{name} refuses: " + "; ".join(f"[{r.rule}] {r.sentence}" for r in refusals)
+    )
+
+
+def policy_in_force(stored: Sequence[Sealed]) -> Policy:
+    """The last policy of a ledger's records."""
+    found = None
+    for sealed in stored:
+        record = Record.parse(sealed.text)
+        if record.kind in ("open", "policy"):
+            found = parse_entry(record)
+    assert isinstance(found, Opening | Amendment)
+    return Policy.from_record(found.policy)
+
+
+def amended(path: Path, policy: Policy, key: SigningKey, population: str) -> str:
+    """Put a policy on record in the ledger at ``path``; says what it changes, empty for nothing.
+
+    Raises:
+        PrivacyError: if there is no sound ledger.
+    """
+    before = policy_in_force(read_sealed(path))
+    if before == policy:
+        return ""
+    with Ledger(path, before, key, population) as ledger:
+        ledger.amend(policy)
+    return policy.differences(before)

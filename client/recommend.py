@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from client.data.store import read_store
-from client.directory import item_vectors, read_organisation
+from client.directory import item_vectors, read_policy
 from shared.adapters import Arrays, load_adapter
 from shared.catalogue import Catalogue
 from shared.config import Config
@@ -101,7 +101,7 @@ def open_recommender(folder: Path, config: Config) -> Recommender:
     Raises:
         RunError: if nothing was delivered yet.
     """
-    identity, _ = read_organisation(folder)
+    name = read_policy(folder).organisation.name
     delivered = folder / "delivered" / "statistics.safetensors"
     if not delivered.exists():
         raise RunError(f"{delivered}: is not there; the federation has delivered nothing yet")
@@ -120,4 +120,4 @@ def open_recommender(folder: Path, config: Config) -> Recommender:
         loaded.runtime,
         reliability,
     )
-    return Recommender(identity.name, catalogue, histories, scorer, loaded)
+    return Recommender(name, catalogue, histories, scorer, loaded)

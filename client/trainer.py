@@ -15,6 +15,7 @@ from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
+from client.canaries import Canaries
 from shared.adapters import Arrays, adapter_arrays
 from shared.config import TrainingSection
 from shared.devices import Runtime
@@ -23,7 +24,7 @@ from shared.plan import Mechanism
 from shared.randomness import PrivateRandom
 from shared.user_model import Rows, UserModel, pad_windows, row_losses
 
-# Keeps float32 rounding of a scaled gradient from passing the clipping norm.
+# Keeps rounding, of norms and of sums over many rows, from passing the clipping norm.
 BELOW_NORM = 1.0 - 1e-5
 SMALLEST_NORM = 1e-30
 LARGEST_NORM = 1e30
@@ -85,8 +86,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         """Add this micro-batch's clipped gradients to the sum; no noise, no division.
 
         Under autocast the per-row gradients are bfloat16. A factor or a running sum in that
-        precision would let one user move the sum by more than the clipping norm, so rows are taken
-        to float32, norms and the sum to float64.
+        precision would let one user move the sum by more than the clipping norm, so norms, scaled
+        rows and the sum are float64.
         """
         samples = [p.grad_sample.reshape(len(p.grad_sample), -1).float() for p in self.params]
         parts = [torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in samples]
@@ -94,34 +95,43 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         factor = self.mechanism.sensitivity * BELOW_NORM / norms
         if self.clipping == "flat":
             factor = factor.clamp(max=1.0)
-        # NaN compares False. Beyond these bounds a float32 factor would overflow or vanish.
+        # NaN compares False. Beyond these bounds a gradient is no longer what was meant.
         finite = norms < LARGEST_NORM
         # A zero gradient stays zero; so does one that is not finite, whose values must not be
         # multiplied (NaN times 0 is NaN).
         usable_norm = finite & (norms > SMALLEST_NORM)
-        factor = torch.where(usable_norm, factor, torch.zeros_like(factor)).float()
+        factor = torch.where(usable_norm, factor, torch.zeros_like(factor))
         self.broken_rows += int((~finite).sum())
         for parameter, rows in zip(self.params, samples, strict=True):
             usable = rows if bool(finite.all()) else torch.nan_to_num(rows, 0.0, 0.0, 0.0)
-            clipped = (factor @ usable).reshape(parameter.shape).double()
+            clipped = (factor @ usable.double()).reshape(parameter.shape)
             total = parameter.summed_grad
             parameter.summed_grad = clipped if total is None else total + clipped
             parameter.grad_sample = None
 
-    def finish_step(self) -> None:
+    def finish_step(self, canaries: Canaries | None = None) -> None:
         """Noise the sum once, divide by the public expected batch size, and apply the gradient.
 
-        Runs for an empty sample too: then pure noise is applied.
+        Runs for an empty sample too: then pure noise is applied. Canaries see the gradient that is
+        applied, which is without their parts.
         """
-        for parameter in self.params:
-            if parameter.summed_grad is None:
-                parameter.summed_grad = torch.zeros_like(parameter, dtype=torch.float64)
-            noise = self.mechanism.noise(tuple(parameter.shape), self.random)
-            noised = parameter.summed_grad + torch.from_numpy(noise).to(parameter.device)
-            parameter.grad = (noised / self.divisor).to(parameter.dtype)
+        noised = [self._noised(parameter) for parameter in self.params]
+        if canaries is not None:
+            canaries.take_out(noised)
+        for parameter, total in zip(self.params, noised, strict=True):
+            parameter.grad = (total / self.divisor).to(parameter.dtype)
             parameter.summed_grad = None
+        if canaries is not None:
+            canaries.read([parameter.grad for parameter in self.params])
         self.original_optimizer.step()
         self.original_optimizer.zero_grad(set_to_none=True)
+
+    def _noised(self, parameter: nn.Parameter) -> Tensor:
+        total: Tensor | None = parameter.summed_grad  # type: ignore[attr-defined]
+        if total is None:
+            total = torch.zeros_like(parameter, dtype=torch.float64)
+        noised = self.mechanism.noised(total.cpu().numpy(), self.random)
+        return torch.from_numpy(noised).to(parameter.device)
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,7 @@ def private_steps(
     clipping: str,
     options: TrainingSection,
     random: PrivateRandom,
+    canaries: Canaries | None = None,
 ) -> Update:
     """Run ``steps`` private steps from the model's present adapter and return the difference.
 
@@ -164,28 +175,51 @@ def private_steps(
         clipping: ``automatic`` or ``flat``.
         options: step size and micro-batch rows.
         random: noise and sampling.
+        canaries: that ride along, by ``Canaries.on_adapter``; the update is without their parts.
     """
     # Opacus records activations only of a model in training mode; there is no dropout to switch.
     model = trainable_model.model.train()
     before = adapter_arrays(model)
     sgd = torch.optim.SGD(list(model.trained.values()), lr=options.step_size)
     optimizer = PrivateOptimizer(sgd, mechanism, clipping, declared_users, random)
+    users = len(histories)
+
+    def passes(of: PrivateHistories, who: npt.NDArray[np.int64]) -> Iterator[None]:
+        wrapped, rows = trainable_model.wrapped, options.micro_batch_rows
+        return backward_passes(wrapped, trainable_model, of, who, items, prior, window, rows)
+
+    if canaries is not None:
+        # Asked of the path itself: were it to make several rows of a user, each would be clipped
+        # on its own, and a canary must show that.
+        pretended = _long_history(3 * window, len(items))
+        rows_of_one = sum(_dropped_rows(optimizer) for _ in passes(pretended, np.arange(1)))
+        canaries.begin(
+            mechanism.sensitivity, BELOW_NORM, mechanism.sampling_rate * declared_users, rows_of_one
+        )
     for _ in range(steps):
-        sampled = mechanism.sample(len(histories), random)
-        for _ in backward_passes(
-            trainable_model.wrapped,
-            trainable_model,
-            histories,
-            sampled,
-            items,
-            prior,
-            window,
-            options.micro_batch_rows,
-        ):
+        entered = mechanism.sample(users + (canaries.members if canaries else 0), random)
+        for _ in passes(histories, entered[entered < users]):
             optimizer.clip_and_accumulate()
-        optimizer.finish_step()
+        if canaries is not None:
+            for _ in canaries.gradient_rows(optimizer.params, entered, users):
+                optimizer.clip_and_accumulate()
+        optimizer.finish_step(canaries)
     after = adapter_arrays(model)
     return Update({name: after[name] - before[name] for name in before}, optimizer.broken_rows)
+
+
+def _long_history(length: int, items: int) -> PrivateHistories:
+    """One made-up user with ``length`` interactions."""
+    places = np.arange(length, dtype=np.int64) % items
+    return PrivateHistories(("",), np.array([0, length]), places, np.zeros(length))
+
+
+def _dropped_rows(optimizer: PrivateOptimizer) -> int:
+    """How many rows of gradients this micro-batch has; they are dropped."""
+    rows = len(optimizer.params[0].grad_sample)
+    for parameter in optimizer.params:
+        parameter.grad, parameter.grad_sample = None, None
+    return rows
 
 
 def backward_passes(

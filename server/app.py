@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from server.aggregation import IterateAverage, ServerOptimizer, Signal
 from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from server.heads import HeadBook
 from server.inquiry import Inquiry
 from server.observers import RoundReport, current
 from server.strategy import FederationStrategy
@@ -57,13 +58,15 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
     observers = current()
     loaded = load_model(config)
     wait_for_nodes(grid, config.partition.organisations, config.server.round_timeout_s)
-    inquiry = Inquiry(run, loaded.sha256, config.server)
+    book = HeadBook(server_directory(directory, config))
+    inquiry = Inquiry(run, loaded.sha256, config.server, book)
     joined = inquiry.join(grid)
     users = sum(reply.declared_users for reply in joined)
     plan = inquiry.plan = make_plan(config, users, len(joined))
     write_json(directory / "plan.json", {"sha256": plan.sha256, "plan": plan.to_json()})
     for observer in observers:
         observer.planned(plan, len(joined))
+    inquiry.ask(grid, messages.PLAN, {})
 
     average = IterateAverage(config.server.iterate_average, config.training.rounds)
     optimizer = ServerOptimizer(config.server)
@@ -118,6 +121,10 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
         delivered = pack_delivery(final, signal.reliability())
         inquiry.ask(grid, messages.DELIVER_ADAPTER, delivered, round_number=rounds)
         keep_adapter(loaded, final, config, directory, strategy, run)
+    if plan.evaluation is not None:
+        evaluation = strategy.evaluation(grid)
+        for observer in observers:
+            observer.evaluated(evaluation)
     for observer in observers:
         observer.finished(final, signal.reliability())
     return final
@@ -137,6 +144,12 @@ def keep_adapter(
     epsilon = strategy.plan.spent() if private else None
     card = adapter_card(config, epsilon, strategy.plan.delta, run, config.training.rounds)
     save_adapter(loaded.model, directory / "adapter", card, strategy.signal.reliability())
+
+
+def server_directory(run: Path, config: Config) -> Path:
+    """Where the server keeps its key and its memory of ledgers; it outlives runs as they do."""
+    chosen = config.run.organisations
+    return (Path(chosen) if chosen else run) / "server"
 
 
 def wait_for_nodes(grid: Grid, expected: int, timeout_s: float) -> None:

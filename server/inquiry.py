@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from server.heads import HeadBook
 from shared.config import ServerSection
 from shared.errors import FederationError
-from shared.messages import JOIN, Reply, Request, pack_request, unpack_reply
+from shared.messages import JOIN, Reply, Request, pack_arrays, pack_request, unpack_reply
 from shared.plan import PrivacyPlan
 
 LOGGER = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Inquiry:
         run: identifier of the run; part of every request's.
         model_sha256: of the model whose adapter is trained.
         options: time-out and fewest replies.
+        book: remembers the heads of the organisations' ledgers.
         plan: sent with every request once it is known.
         members: what each node said at the join, by node; a reply that says otherwise is refused.
         refusals: replies that were not used.
@@ -42,6 +44,7 @@ class Inquiry:
     run: str
     model_sha256: str
     options: ServerSection
+    book: HeadBook
     plan: PrivacyPlan | None = None
     members: dict[int, tuple[str, int]] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
@@ -80,11 +83,17 @@ class Inquiry:
         round_number: int,
         arrays: Mapping[str, npt.NDArray[np.generic]],
     ) -> list[Message]:
-        """The same request for every node, packed once."""
-        request = Request(self.run, round_number, self.plan, self.model_sha256, dict(arrays))
-        content = pack_request(request)
+        """The same request for every node; each with the anchor of its own ledger."""
+        packed = pack_arrays(arrays)
+
+        def content(node: int) -> RecordDict:
+            anchor = self.book.anchor_for(node)
+            key = self.book.key.public
+            request = Request(self.run, round_number, self.plan, self.model_sha256, {}, key, anchor)
+            return pack_request(request, packed)
+
         return [
-            Message(content, dst_node_id=node, message_type=kind, group_id=str(round_number))
+            Message(content(node), dst_node_id=node, message_type=kind, group_id=str(round_number))
             for node in sorted(grid.get_node_ids())
         ]
 
@@ -108,6 +117,7 @@ class Inquiry:
                     check(reply)
                 if reply.name in found:
                     raise FederationError(f"{reply.name}: two replies under one name")
+                self.book.see(reply, self.run)
                 found[reply.name] = reply
             except FederationError as error:
                 node = message.metadata.src_node_id

@@ -33,6 +33,23 @@ class RoundReport:
     reliability: float
 
 
+@dataclass(frozen=True)
+class PrivateEvaluation:
+    """Ranking quality that left through a mechanism.
+
+    Attributes:
+        hr, ndcg: estimates at the cut-off; the noise may take them out of [0, 1].
+        hr_deviation, ndcg_deviation: standard deviation that the noise gives them.
+        users: noised number of users that were evaluated.
+    """
+
+    hr: float
+    ndcg: float
+    hr_deviation: float
+    ndcg_deviation: float
+    users: float
+
+
 class Observer:
     """Is told of each stage of a federation, in order; what it does not override passes by."""
 
@@ -44,6 +61,9 @@ class Observer:
 
     def round_finished(self, report: RoundReport) -> None:
         """A round is aggregated and checkpointed."""
+
+    def evaluated(self, evaluation: PrivateEvaluation) -> None:
+        """The organisations' noised sums of ranking quality, added up."""
 
     def finished(self, adapter: Arrays, reliability: float) -> None:
         """The adapter that was delivered, and its share of signal."""

@@ -26,7 +26,9 @@ from server.aggregation import (
     sum_popularity,
     weighted_mean,
 )
+from server.evaluation import check_evaluation, private_evaluation
 from server.inquiry import Inquiry
+from server.observers import PrivateEvaluation
 from shared import messages
 from shared.adapters import Arrays
 from shared.config import Config
@@ -88,6 +90,18 @@ class FederationStrategy(Strategy):
             triangle = sum_cooccurrence(replies, popularity, top)
         return statistics_arrays(popularity, top, triangle, self.config.statistics)
 
+    def evaluation(self, grid: Grid) -> PrivateEvaluation:
+        """Ask for the noised sums of hits, gains and users, and divide them."""
+        mechanism = self.plan.mechanism("evaluation")
+        replies = self.inquiry.ask(
+            grid,
+            messages.EVALUATE,
+            {},
+            lambda reply: check_evaluation(reply, mechanism),
+            self.config.training.rounds + 1,
+        )
+        return private_evaluation(replies, mechanism)
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -120,7 +134,7 @@ class FederationStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """No messages: raw metrics never leave an organisation."""
+        """No messages between rounds: an evaluation costs budget, and one at the end is planned."""
         return ()
 
     def aggregate_evaluate(

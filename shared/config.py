@@ -1,25 +1,14 @@
 """Every option of a run in one model: read from TOML, overridden, printed with its meaning."""
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from shared.errors import ConfigError
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A table of the configuration file; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from shared.sections import Count, Positive, Section, Share, sentence
 
 
 class RunSection(Section):
@@ -31,6 +20,11 @@ class RunSection(Section):
     )
     threads: int = Field(0, ge=0, description="Threads of torch; 0 takes all cores.")
     device: str = Field("auto", description="auto, cpu or cuda.")
+    organisations: str = Field(
+        "",
+        description="Folder of organisations (policy, key, ledger) that outlives runs; empty: the "
+        "run's own.",
+    )
     noise_free_twin: bool = Field(
         True, description="Also run the same federation without noise, for comparison."
     )
@@ -106,12 +100,19 @@ class PrivacySection(Section):
         description="own: every organisation adds its full noise; shared: simulates one noise for "
         "the sum (only in simulation); none: no noise, no guarantee.",
     )
+    distribution: Literal["gaussian", "discrete"] = Field(
+        "gaussian",
+        description="gaussian: drawn in float64; discrete: exact discrete Gaussian on a grid.",
+    )
     noise_seed: int = Field(
         -1, ge=-1, description="-1: the operating system. Any other marks the run not private."
     )
     popularity_share: Share = Field(0.196, description="Share of the budget (mu squared) for P.")
     cooccurrence_share: Share = Field(0.784, description="Share of the budget for G.")
     adapter_share: Share = Field(0.02, description="Share of the budget for adapter rounds.")
+    evaluation_share: Share = Field(
+        0.0, description="Share of the budget for one private evaluation at the end; 0: none."
+    )
     clipping: Literal["automatic", "flat"] = Field(
         "automatic", description="automatic scales every user's gradient to the clipping norm."
     )
@@ -120,10 +121,16 @@ class PrivacySection(Section):
     @model_validator(mode="after")
     def _shares(self) -> Self:
         total = self.popularity_share + self.cooccurrence_share + self.adapter_share
+        total += self.evaluation_share
         if abs(total - 1.0) > 1e-9:
             raise ValueError(
-                "popularity_share, cooccurrence_share and adapter_share must add up to 1, "
-                f"they add up to {total:g}"
+                "popularity_share, cooccurrence_share, adapter_share and evaluation_share must add "
+                f"up to 1, they add up to {total:g}"
+            )
+        if self.distribution == "discrete" and self.noise_seed >= 0:
+            raise ValueError(
+                "discrete noise comes from the operating system only: leave noise_seed at -1 or "
+                'set distribution = "gaussian"'
             )
         if self.delta and self.delta < 1e-12:
             raise ValueError("delta below 1e-12 is beyond what the accountants compute")
@@ -199,6 +206,14 @@ class EvaluationSection(Section):
     bootstrap_samples: int = Field(1000, ge=100, description="Resamples of the paired bootstrap.")
 
 
+class AuditSection(Section):
+    """The empirical audit that rides on a run."""
+
+    canaries: int = Field(
+        0, ge=0, description="Pretend users per release whose traces bound epsilon from below."
+    )
+
+
 class Config(Section):
     """All sections of a run's configuration."""
 
@@ -213,6 +228,16 @@ class Config(Section):
     server: ServerSection = Field(default_factory=ServerSection)
     fusion: FusionSection = Field(default_factory=FusionSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    audit: AuditSection = Field(default_factory=AuditSection)
+
+    @model_validator(mode="after")
+    def _evaluation(self) -> Self:
+        if self.privacy.evaluation_share and self.evaluation.protocol != "leave-one-out":
+            raise ValueError(
+                "privacy.evaluation_share needs evaluation.protocol = leave-one-out: a cut in time "
+                "is taken from all users' times, so their rows would depend on each other"
+            )
+        return self
 
 
 def parse_config(values: Mapping[str, Any], where: str) -> Config:
@@ -224,7 +249,7 @@ def parse_config(values: Mapping[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_sentence(error)}") from error
+        raise ConfigError(f"{where}: {sentence(error, Config)}") from error
 
 
 def load_config(
@@ -287,22 +312,6 @@ def to_run_config(config: Config) -> dict[str, str | int | float | bool]:
     }
 
 
-def to_toml(config: Config) -> str:
-    """The whole configuration as TOML, each key with its meaning as a comment."""
-    document = tomlkit.document()
-    for name in Config.model_fields:
-        section: Section = getattr(config, name)
-        table = tomlkit.table()
-        table.comment((type(section).__doc__ or "").splitlines()[0])
-        for key, option in type(section).model_fields.items():
-            value = getattr(section, key)
-            entry = tomlkit.item(list(value) if isinstance(value, tuple) else value)
-            entry.comment(option.description or "")
-            table.add(key, entry)
-        document.add(name, table)
-    return tomlkit.dumps(document)
-
-
 def _field(section: str, key: str) -> Any:
     table = Config.model_fields.get(section)
     if table is None or table.annotation is None:
@@ -323,41 +332,3 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not isinstance(table, dict):
         raise ConfigError(f"--set {override}: {section} is not a section")
     table[key] = value
-
-
-def _sentence(error: ValidationError) -> str:
-    problems = []
-    for detail in error.errors():
-        place = [str(part) for part in detail["loc"]]
-        name = ".".join(place)
-        if detail["type"] == "extra_forbidden":
-            problems.append(f"unknown key {name}; did you mean {_nearest(place)}?")
-        else:
-            found = (
-                ""
-                if isinstance(detail["input"], dict | Section)
-                else f", found {detail['input']!r}"
-            )
-            message = detail["msg"].removeprefix("Value error, ")
-            problems.append(f"{name}: {message[0].lower()}{message[1:]}{found}")
-    return "; ".join(problems)
-
-
-def _nearest(place: list[str]) -> str:
-    names = {
-        f"{section}.{key}": key
-        for section, field in Config.model_fields.items()
-        for key in (field.annotation.model_fields if field.annotation else {})
-    }
-    if len(place) == 1:
-        sections = difflib.get_close_matches(place[0], Config.model_fields, n=1, cutoff=0.0)
-        return f"[{sections[0]}]"
-    elsewhere = [name for name, key in names.items() if key == place[-1]]
-    if elsewhere:
-        return elsewhere[0]
-    same_section = [n for n in names if n.startswith(place[0] + ".")]
-    close = difflib.get_close_matches(".".join(place), same_section, n=1, cutoff=0.7)
-    if not close:
-        close = difflib.get_close_matches(place[-1], list(names.values()), n=1, cutoff=0.6)
-        close = [n for n, key in names.items() if close and key == close[0]][:1]
-    return close[0] if close else same_section[0]

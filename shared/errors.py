@@ -21,6 +21,10 @@ class PrivacyError(TacitError):
     """A plan, a release or a budget that would break or exceed the declared guarantee."""
 
 
+class RefusedError(PrivacyError):
+    """A request that an organisation's policy does not allow; the sentence names every rule."""
+
+
 class ModelError(TacitError):
     """A base model, an adapter or a gradient path that failed its check."""
 

@@ -1,6 +1,8 @@
 """The vocabulary of messages between server and clients, and their records in Flower's terms."""
 
+import dataclasses
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,20 +11,27 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from shared.errors import FederationError
+from shared.chain import Anchor, Head, canonical, parse_head
+from shared.errors import FederationError, PrivacyError
 from shared.plan import PrivacyPlan
 
 JOIN = "query.join"
+PLAN = "query.plan"
 POPULARITY = "query.popularity"
 COOCCURRENCE = "query.cooccurrence"
 DELIVER_STATISTICS = "query.deliver_statistics"
 TRAIN = "train"
+EVALUATE = "evaluate"
 DELIVER_ADAPTER = "query.deliver_adapter"
 
 RELIABILITY = "reliability"
 
 # How Flower names the serialisation of numpy arrays.
 NUMPY = "numpy.ndarray"
+
+# A run's identifier becomes part of requests' names in ledgers.
+RUN_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,100}")
+LAST_ROUND = 10_000_000
 
 AnyArrays = Mapping[str, npt.NDArray[Any]]
 
@@ -37,6 +46,8 @@ class Request:
         plan: the privacy plan of the whole run.
         model_sha256: hash over base weights and frozen adapter factors that the update belongs to.
         arrays: named arrays, as the kind of message needs.
+        federation: public key of the server, or empty.
+        anchor: its signature under the head of the client's last reply, or None.
     """
 
     run: str
@@ -44,6 +55,8 @@ class Request:
     plan: PrivacyPlan | None
     model_sha256: str
     arrays: dict[str, npt.NDArray[Any]]
+    federation: str = ""
+    anchor: Anchor | None = None
 
     def identifier(self, kind: str) -> str:
         """Names this request in ledgers; a repeated message has the same one."""
@@ -60,6 +73,7 @@ class Reply:
         round: that it answers.
         arrays: noised, by name.
         node: that it came from, as Flower says; 0 at the client.
+        head: newest record of the organisation's ledger, or None where its policy keeps it.
     """
 
     name: str
@@ -67,19 +81,28 @@ class Reply:
     round: int
     arrays: dict[str, npt.NDArray[Any]]
     node: int = 0
+    head: Head | None = None
 
 
-def pack_request(request: Request) -> RecordDict:
-    """A request as Flower records."""
+def pack_request(request: Request, arrays: ArrayRecord | None = None) -> RecordDict:
+    """A request as Flower records.
+
+    Args:
+        request: to be sent.
+        arrays: its arrays, packed before; requests to many nodes share them.
+    """
     fields = ConfigRecord(
         {
             "run": request.run,
             "round": request.round,
             "plan": "" if request.plan is None else request.plan.to_json(),
             "model_sha256": request.model_sha256,
+            "federation": request.federation,
+            "anchor": "" if request.anchor is None else request.anchor.to_json(),
         }
     )
-    return RecordDict({"request": fields, "arrays": pack_arrays(request.arrays)})
+    packed = pack_arrays(request.arrays) if arrays is None else arrays
+    return RecordDict({"request": fields, "arrays": packed})
 
 
 def unpack_request(content: RecordDict) -> Request:
@@ -89,20 +112,30 @@ def unpack_request(content: RecordDict) -> Request:
         FederationError: if a record or a field is missing or of another type.
     """
     fields = _fields(content, "request")
-    plan = _text(fields, "plan")
+    plan, anchor = _text(fields, "plan"), _text(fields, "anchor")
+    run, round_number = _text(fields, "run"), _number(fields, "round")
+    if not RUN_PATTERN.fullmatch(run) or not 0 <= round_number <= LAST_ROUND:
+        raise FederationError(f"message: run {run[:100]!r}, round {round_number} name no request")
     return Request(
-        run=_text(fields, "run"),
-        round=_number(fields, "round"),
+        run=run,
+        round=round_number,
         plan=PrivacyPlan.from_json(plan) if plan else None,
         model_sha256=_text(fields, "model_sha256"),
         arrays=_unpack(content),
+        federation=_text(fields, "federation"),
+        anchor=Anchor.from_json(anchor) if anchor else None,
     )
 
 
 def pack_reply(reply: Reply) -> RecordDict:
     """A reply as Flower records."""
     fields = ConfigRecord(
-        {"name": reply.name, "declared_users": reply.declared_users, "round": reply.round}
+        {
+            "name": reply.name,
+            "declared_users": reply.declared_users,
+            "round": reply.round,
+            "head": "" if reply.head is None else canonical(dataclasses.asdict(reply.head)),
+        }
     )
     return RecordDict({"reply": fields, "arrays": pack_arrays(reply.arrays)})
 
@@ -118,7 +151,12 @@ def unpack_reply(content: RecordDict, node: int) -> Reply:
     if declared < 1:
         raise FederationError(f"reply: declared_users is {declared}; it must be at least 1")
     name, round_number = _text(fields, "name"), _number(fields, "round")
-    return Reply(name, declared, round_number, _unpack(content), node)
+    text = _text(fields, "head")
+    try:
+        head = parse_head(text) if text else None
+    except PrivacyError as error:
+        raise FederationError(f"{name}: {error}") from error
+    return Reply(name, declared, round_number, _unpack(content), node, head)
 
 
 def pack_delivery(

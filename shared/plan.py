@@ -19,6 +19,7 @@ import numpy.typing as npt
 from shared.accounting import Event, Events, calibrate, epsilon_checked, merged
 from shared.config import Config, PrivacySection
 from shared.errors import PrivacyError
+from shared.grid import noised_on_grid
 from shared.randomness import PrivateRandom
 
 
@@ -36,17 +37,25 @@ class Noise(StrEnum):
     NONE = "none"
 
 
+MECHANISMS = ("popularity", "cooccurrence", "step", "evaluation")
+
+# L2 bound of one user's row where it is no choice: (hit, discounted gain, 1) of an evaluation has
+# three entries of at most 1.
+SENSITIVITY = {"popularity": 1.0, "cooccurrence": 1.0, "evaluation": math.sqrt(3.0)}
+
+
 @dataclass(frozen=True)
 class Mechanism:
     """A Poisson-sampled Gaussian mechanism over a sum of users' rows.
 
     Attributes:
-        name: ``popularity``, ``cooccurrence`` or ``step``.
+        name: one of ``MECHANISMS``.
         sampling_rate: probability with which each user enters, independently; in (0, 1].
         noise_multiplier: deviation of the noise over the sensitivity; 0 is no noise.
         sensitivity: L2 bound of one user's row.
         noise_share: part of the deviation that one organisation adds: 1, or 1 / sqrt(organisations)
             where the sum of all is released once.
+        distribution: ``gaussian``, or ``discrete`` on a grid (``shared.grid``).
     """
 
     name: str
@@ -54,8 +63,13 @@ class Mechanism:
     noise_multiplier: float
     sensitivity: float
     noise_share: float = 1.0
+    distribution: str = "gaussian"
 
     def __post_init__(self) -> None:
+        if self.name not in MECHANISMS:
+            raise PrivacyError(f"{self.name!r} is no mechanism; there are {', '.join(MECHANISMS)}")
+        if self.distribution not in ("gaussian", "discrete"):
+            raise PrivacyError(f"{self.name}: noise {self.distribution!r} is no distribution")
         if not 0.0 < self.sampling_rate <= 1.0:
             raise PrivacyError(f"{self.name}: sampling rate {self.sampling_rate} is not in (0, 1]")
         if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0.0):
@@ -82,6 +96,14 @@ class Mechanism:
             return np.zeros(shape)
         return random.generator.normal(0.0, self.deviation, size=shape)
 
+    def noised(
+        self, total: npt.NDArray[np.float64], random: PrivateRandom
+    ) -> npt.NDArray[np.float64]:
+        """A sum over users with noise, of the planned distribution."""
+        if self.distribution == "discrete" and self.deviation > 0.0:
+            return noised_on_grid(total, self.sensitivity, self.deviation)
+        return total + self.noise(total.shape, random)
+
     def event(self, count: int = 1) -> Event:
         """What ``count`` releases cost."""
         return Event(self.sampling_rate, self.noise_multiplier, count)
@@ -94,6 +116,7 @@ class PrivacyPlan:
     Attributes:
         popularity: mechanism of P, or None where the run has no statistics.
         cooccurrence: mechanism of G, or None.
+        evaluation: mechanism of the evaluation at the end, or None.
         step: mechanism of one private step, or None where the run has no adapter rounds.
         steps: private steps in the whole run.
         delta: at which epsilon is stated.
@@ -105,6 +128,7 @@ class PrivacyPlan:
     popularity: Mechanism | None
     cooccurrence: Mechanism | None
     step: Mechanism | None
+    evaluation: Mechanism | None
     steps: int
     delta: float
     epsilon: float | None
@@ -112,7 +136,7 @@ class PrivacyPlan:
     adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE
 
     def __post_init__(self) -> None:
-        for name in ("popularity", "cooccurrence", "step"):
+        for name in MECHANISMS:
             mechanism = getattr(self, name)
             if mechanism is not None and mechanism.name != name:
                 raise PrivacyError(f"the plan's {name} is a mechanism named {mechanism.name!r}")
@@ -129,14 +153,15 @@ class PrivacyPlan:
         Raises:
             PrivacyError: if the plan has none.
         """
-        for mechanism in (self.popularity, self.cooccurrence, self.step):
+        for mechanism in (self.popularity, self.cooccurrence, self.step, self.evaluation):
             if mechanism is not None and mechanism.name == name:
                 return mechanism
         raise PrivacyError(f"the plan has no mechanism {name!r}")
 
     def events(self, steps: int | None = None) -> Events:
-        """Cost of the statistics and of the first ``steps`` steps (all of them by default)."""
-        once = [m.event() for m in (self.popularity, self.cooccurrence) if m is not None]
+        """Cost of the one-shot releases and of the first ``steps`` steps (by default all)."""
+        shots = (self.popularity, self.cooccurrence, self.evaluation)
+        once = [m.event() for m in shots if m is not None]
         if self.step is None:
             return merged(once)
         return merged([*once, self.step.event(self.steps if steps is None else steps)])
@@ -169,6 +194,7 @@ class PrivacyPlan:
                 popularity=_mechanism(value["popularity"]),
                 cooccurrence=_mechanism(value["cooccurrence"]),
                 step=_mechanism(value["step"]),
+                evaluation=_mechanism(value["evaluation"]),
                 steps=value["steps"],
                 delta=float(value["delta"]),
                 epsilon=None if value["epsilon"] is None else float(value["epsilon"]),
@@ -206,6 +232,7 @@ def make_plan(config: Config, users: int, organisations: int) -> PrivacyPlan:
         "popularity": privacy.popularity_share,
         "cooccurrence": privacy.cooccurrence_share,
         "step": privacy.adapter_share if steps else 0.0,
+        "evaluation": privacy.evaluation_share,
     }
     if steps and not shares["step"]:
         raise PrivacyError(
@@ -230,14 +257,18 @@ def make_plan(config: Config, users: int, organisations: int) -> PrivacyPlan:
         scale = calibrate(events, privacy.epsilon, delta)
         multipliers = _multipliers(weights, scale, training.sampling_rate, steps)
     share = organisations**-0.5 if noise is Noise.SHARED else 1.0
+
+    def mechanism(name: str, rate: float, sensitivity: float) -> Mechanism | None:
+        if not weights[name]:
+            return None
+        sigma = multipliers[name]
+        return Mechanism(name, rate, sigma, sensitivity, share, privacy.distribution)
+
     return PrivacyPlan(
-        popularity=_one_shot("popularity", weights, multipliers, share),
-        cooccurrence=_one_shot("cooccurrence", weights, multipliers, share),
-        step=Mechanism(
-            "step", training.sampling_rate, multipliers["step"], privacy.clipping_norm, share
-        )
-        if steps
-        else None,
+        popularity=mechanism("popularity", 1.0, SENSITIVITY["popularity"]),
+        cooccurrence=mechanism("cooccurrence", 1.0, SENSITIVITY["cooccurrence"]),
+        step=mechanism("step", training.sampling_rate, privacy.clipping_norm),
+        evaluation=mechanism("evaluation", 1.0, SENSITIVITY["evaluation"]),
         steps=steps,
         delta=delta,
         epsilon=None if noise is Noise.NONE else privacy.epsilon,
@@ -260,12 +291,6 @@ def _multipliers(
             mu_squared = weight / scale**2
             result[name] = math.log1p(mu_squared / (sampling_rate**2 * steps)) ** -0.5
     return result
-
-
-def _one_shot(
-    name: str, weights: Mapping[str, float], multipliers: Mapping[str, float], share: float
-) -> Mechanism | None:
-    return Mechanism(name, 1.0, multipliers[name], 1.0, share) if weights[name] else None
 
 
 def _mechanism(value: Mapping[str, Any] | None) -> Mechanism | None:

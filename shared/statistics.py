@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.config import StatisticsSection
+from shared.grid import grid_spacing
 from shared.histories import PrivateHistories
 
 Floats = npt.NDArray[np.float64]
@@ -19,6 +20,10 @@ Ints = npt.NDArray[np.int64]
 
 # Below 1 by more than the rounding of a float64 sum of squares, so that the bound is exact.
 UNIT = 1.0 - 1e-12
+# Rows lie on this grid, so that a float64 sum of up to four million of them is exact: sums that
+# round would move by more than one user's row when that user goes (2 ** -30 of the sensitivity, the
+# grid of discrete noise too).
+SPACING = grid_spacing(1.0)
 USERS_PER_BLOCK = 4096
 AUTO_DEVIATIONS = 4.0
 AUTO_RANGE = (100, 400)
@@ -35,7 +40,7 @@ def popularity_rows(histories: PrivateHistories) -> tuple[Ints, Ints, Floats]:
     pairs = np.unique(owner * width + histories.items)
     users, items = pairs // width, pairs % width
     distinct = np.bincount(users, minlength=len(histories))
-    return users, items, UNIT / np.sqrt(distinct[users])
+    return users, items, _on_grid(UNIT / np.sqrt(distinct[users]))
 
 
 def popularity_sum(histories: PrivateHistories, items: int) -> Floats:
@@ -217,4 +222,9 @@ def _block_rows(
     sums = np.bincount(index, weights=np.concatenate(weights), minlength=len(unique))
     users, cells = unique // triangle_size(k), unique % triangle_size(k)
     norms = np.sqrt(np.bincount(users, weights=sums**2, minlength=len(histories)))
-    return users, cells, sums * UNIT / norms[users]
+    return users, cells, _on_grid(sums * UNIT / norms[users])
+
+
+def _on_grid(values: Floats) -> Floats:
+    """Rounded towards zero, so that no norm grows."""
+    return np.asarray(np.trunc(values / SPACING) * SPACING)

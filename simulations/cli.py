@@ -1,4 +1,4 @@
-"""The command line: ``tacit simulate``, ``recommend``, ``pretrain``, ``data synth``, ``bench``."""
+"""The command line: every command of ``tacit`` hangs here."""
 
 import os
 import sys
@@ -10,8 +10,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from shared.config import Config, load_config, to_toml
+from audit.cli import audit_app, server_privacy
+from audit.empirical_cli import empirical_command
+from audit.views_cli import explain_command, forecast_command, report_command
+from client.policy_cli import policy_app
+from shared.config import Config, load_config
 from shared.errors import DataError, RunError, TacitError
+from shared.sections import to_toml
 from simulations.bench.cli import bench_app
 from simulations.options import BaseName, ConfigFile, DataSource, Overrides, WarmStart
 from simulations.pretrain_cli import pretrain_command
@@ -27,8 +32,17 @@ app = typer.Typer(
     help="Recommendation that organisations train together without pooling anyone's history.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make data.")
+server_app = typer.Typer(no_args_is_help=True, help="The federation's side.")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(policy_app, name="policy")
+app.add_typer(audit_app, name="audit")
+app.add_typer(server_app, name="server")
+audit_app.command("report")(report_command)
+audit_app.command("forecast")(forecast_command)
+audit_app.command("explain")(explain_command)
+audit_app.command("empirical")(empirical_command)
+server_app.command("privacy")(server_privacy)
 app.command("pretrain")(pretrain_command)
 
 
@@ -155,11 +169,12 @@ def organisation_folder(run: Path, name: str) -> Path:
     Raises:
         DataError: if there is none; names those that there are.
     """
-    from client.directory import read_organisation
+    from client.directory import read_policy
 
+    chosen = run_config(run).run.organisations
     found = {}
-    for folder in sorted((run / "organisations").glob("*")):
-        found[read_organisation(folder)[0].name] = folder
+    for folder in sorted((Path(chosen) if chosen else run / "organisations").glob("0*")):
+        found[read_policy(folder).organisation.name] = folder
     if name not in found:
         raise DataError(f"{run}: has no organisation {name!r}; it has {', '.join(found)}")
     return found[name]

@@ -91,9 +91,9 @@ def federate(
     keeper = _Keeper()
     nodes = len(world.organisations)
     run_config = to_run_config(config) | {"tacit.directory": str(directory), "tacit.run": run}
+    world.write_organisations(config, directory)
     with observed_by(*observers, keeper):
         if config.run.engine == "ray":
-            world.write_organisations(config, directory)
             threads = config.run.threads or 1
             run_on_ray(server.app.app, client.app.app, run_config, nodes, threads)
         else:

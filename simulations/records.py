@@ -126,6 +126,19 @@ class ResultRecord(Line):
     private: bool
 
 
+class PrivateEvaluationRecord(Line):
+    """Ranking quality that left through a mechanism, with the deviation that its noise gives it."""
+
+    event: Literal["private_evaluation"] = "private_evaluation"
+    run: RunName
+    cutoff: Count
+    hr: float
+    hr_deviation: Size
+    ndcg: float
+    ndcg_deviation: Size
+    users: float
+
+
 class ComparisonRecord(Line):
     """Method ``a`` minus method ``b``, paired over users, with its 95% interval."""
 
@@ -148,11 +161,15 @@ class ReleaseSummary(Line):
 
 
 class OrganisationRecord(Line):
-    """An organisation's budget and releases at the end of the run."""
+    """An organisation's budget and releases at the end of the run.
+
+    ``epsilon_before`` was spent before the run began; the other figures are of the whole ledger.
+    """
 
     event: Literal["organisation"] = "organisation"
     name: str
     declared_users: Count
+    epsilon_before: Epsilon = None
     epsilon_spent: Epsilon
     epsilon_budget: Epsilon
     delta: Share
@@ -190,6 +207,7 @@ Record = (
     | RoundRecord
     | EvaluationRecord
     | ResultRecord
+    | PrivateEvaluationRecord
     | ComparisonRecord
     | OrganisationRecord
     | ExampleRecord

@@ -1,5 +1,6 @@
 """The main job: a private federation on one machine, from data to recommendations and a report."""
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
@@ -9,25 +10,34 @@ from uuid import uuid4
 import numpy as np
 from rich.console import Console
 
-from client.directory import organisation_directory, read_organisation
+from audit.empirical import print_report
+from audit.empirical_cli import audited
+from audit.empirical_plot import plot
+from client.directory import open_ledger, organisation_directory
 from client.ledger import Ledger
-from server.observers import Observer, RoundReport
+from server.observers import Observer, PrivateEvaluation, RoundReport
 from shared.accounting import epsilon_pld, epsilon_prv, epsilon_rdp
-from shared.config import Config, load_config, to_toml
+from shared.config import Config, load_config
 from shared.delivery import statistics_from_arrays
-from shared.errors import RunError
+from shared.errors import PrivacyError, RunError
 from shared.files import atomic_path, write_json
 from shared.messages import AnyArrays
 from shared.metrics import paired_bootstrap
 from shared.plan import Noise, PrivacyPlan
 from shared.scoring import top_items
+from shared.sections import to_toml
 from shared.statistics import Statistics
 from simulations import records
 from simulations.federate import Outcome, TrainingClock, federate, outcome_scorer, scorer
 from simulations.methods import Result, baseline, cold_slice, federated
 from simulations.progress import EpsilonCurve, ProgressObserver, Screen
 from simulations.report import write_report
-from simulations.tables import print_examples, print_organisations, print_results
+from simulations.tables import (
+    print_examples,
+    print_organisations,
+    print_private_evaluation,
+    print_results,
+)
 from simulations.world import World, build_world
 
 BASELINES = ("zero_shot", "popularity", "item_knn")
@@ -46,6 +56,7 @@ class Recorder(Observer):
     curve: EpsilonCurve | None = None
     clock: TrainingClock = field(default_factory=TrainingClock)
     statistics: Statistics | None = None
+    private_evaluation: records.PrivateEvaluationRecord | None = None
 
     def planned(self, plan: PrivacyPlan, organisations: int) -> None:
         """Write the guarantee of the private run."""
@@ -76,6 +87,13 @@ class Recorder(Observer):
         every = self.config.evaluation.every_rounds
         if every and (report.round % every == 0 or report.round == report.rounds):
             self._evaluate(report)
+
+    def evaluated(self, evaluation: PrivateEvaluation) -> None:
+        """Write what the organisations said of ranking quality."""
+        self.private_evaluation = records.PrivateEvaluationRecord(
+            run=self.run, cutoff=self.config.evaluation.cutoff, **dataclasses.asdict(evaluation)
+        )
+        records.append_record(self.path, self.private_evaluation)
 
     def _overhead_ms(self, report: RoundReport) -> float | None:
         if self.config.run.engine != "in-process":
@@ -129,15 +147,16 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
             world.encode(stage.counter)
         with screen.stage("Writing organisations' folders"):
             world.write_organisations(config, directory)
-        private = _federation(world, config, directory, "private", path, screen)
+        private, told = _federation(world, config, directory, "private", path, screen)
         twin = None
         if config.run.noise_free_twin and config.privacy.noise != "none":
             bare = without_noise(config)
-            twin = _federation(world, bare, directory / "noise_free", "noise_free", path, screen)
+            folder = directory / "noise_free"
+            twin, _ = _federation(world, bare, folder, "noise_free", path, screen)
         results = evaluate_all(world, config, private, twin, screen)
     for result in results:
         records.append_record(path, result_record(result, config, private.plan))
-    organisations = organisation_records(directory, len(world.organisations))
+    organisations = organisation_records(directory, config, len(world.organisations))
     examples = example_records(world, config, private)
     timings = [records.TimingRecord(stage=k, seconds=v) for k, v in screen.timings.items()]
     last: list[records.Record] = [
@@ -150,10 +169,30 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
         records.append_record(path, record)
     report = write_report(directory)
     print_results(console, results, config)
+    if told is not None:
+        print_private_evaluation(console, told)
     print_organisations(console, organisations, private.plan)
     print_examples(console, examples)
+    if config.audit.canaries and private.plan.noise is not Noise.NONE:
+        audit(directory, console)
     console.print(f"Everything is in [bold]{directory}[/bold]; open [bold]{report}[/bold].")
     return report
+
+
+def audit(directory: Path, console: Console) -> None:
+    """Print what the run's canaries say, with a picture, and fail a run whose claim they refute.
+
+    Raises:
+        PrivacyError: if a lower bound lies above the claim, or a test of the record fails.
+    """
+    found = audited(directory)
+    print_report(console, found)
+    plot(found, directory / "audit.svg")
+    if not found.passed:
+        raise PrivacyError(
+            f"{directory}: the audit refutes the run's claim; see tacit audit empirical "
+            f"{directory}. " + found.faults[0]
+        )
 
 
 def check_directory(config: Config, directory: Path, resume: bool) -> None:
@@ -172,9 +211,10 @@ def check_directory(config: Config, directory: Path, resume: bool) -> None:
 
 
 def without_noise(config: Config) -> Config:
-    """The same federation with no noise and so no guarantee."""
+    """The same federation with no noise and so no guarantee, in organisations of its own."""
     privacy = config.privacy.model_copy(update={"noise": "none"})
-    return config.model_copy(update={"privacy": privacy})
+    run = config.run.model_copy(update={"organisations": ""})
+    return config.model_copy(update={"privacy": privacy, "run": run})
 
 
 def announce(world: World, config: Config, console: Console, path: Path) -> None:
@@ -205,7 +245,7 @@ def guarantee(plan: PrivacyPlan, config: Config) -> records.GuaranteeRecord:
     events, noisy = plan.events(), plan.noise is not Noise.NONE
     sigma = {
         m.name: m.noise_multiplier
-        for m in (plan.popularity, plan.cooccurrence, plan.step)
+        for m in (plan.popularity, plan.cooccurrence, plan.step, plan.evaluation)
         if m is not None
     }
     return records.GuaranteeRecord(
@@ -292,21 +332,25 @@ def comparisons(results: list[Result], config: Config) -> list[records.Compariso
     return made
 
 
-def organisation_records(directory: Path, count: int) -> list[records.OrganisationRecord]:
+def organisation_records(
+    directory: Path, config: Config, count: int
+) -> list[records.OrganisationRecord]:
     """What each organisation's ledger says: budget, spending, and everything that left."""
     made = []
     for number in range(count):
-        folder = organisation_directory(directory, number)
-        identity, budget = read_organisation(folder)
-        with Ledger(folder / "ledger.sqlite", budget) as ledger:
-            spent = ledger.spent()
+        folder = organisation_directory(directory, config, number)
+        judgement = json.loads((folder / "judgement.json").read_text())
+        before = float(judgement["epsilon_now"])
+        with open_ledger(folder) as ledger:
+            spent, policy = ledger.spent(), ledger.policy
             made.append(
                 records.OrganisationRecord(
-                    name=identity.name,
-                    declared_users=identity.declared_users,
+                    name=policy.organisation.name,
+                    declared_users=policy.organisation.declared_users,
+                    epsilon_before=before if math.isfinite(before) else None,
                     epsilon_spent=spent if math.isfinite(spent) else None,
-                    epsilon_budget=budget.epsilon,
-                    delta=budget.delta,
+                    epsilon_budget=policy.budget.epsilon,
+                    delta=policy.budget.delta,
                     releases=release_summaries(ledger),
                 )
             )
@@ -314,16 +358,20 @@ def organisation_records(directory: Path, count: int) -> list[records.Organisati
 
 
 def release_summaries(ledger: Ledger) -> tuple[records.ReleaseSummary, ...]:
-    """Everything that left by a ledger, one line per kind."""
-    releases = ledger.releases()
+    """Every noised release by a ledger, one line per mechanism."""
+    releases = [r for r in ledger.releases() if r.intent]
+    sigma: dict[str, float] = {}
+    for intent in ledger.intents():
+        name = intent.mechanism
+        sigma[name] = min(intent.noise_multiplier, sigma.get(name, math.inf))
     return tuple(
         records.ReleaseSummary(
             what=what,
-            times=sum(r.what == what for r in releases),
-            bytes=sum(r.size_bytes for r in releases if r.what == what),
-            sigma=ledger.noise_multiplier(what),
+            times=sum(r.mechanism == what for r in releases),
+            bytes=sum(r.size_bytes for r in releases if r.mechanism == what),
+            sigma=sigma[what],
         )
-        for what in dict.fromkeys(r.what for r in releases)
+        for what in dict.fromkeys(r.mechanism for r in releases)
     )
 
 
@@ -352,14 +400,13 @@ def example_records(world: World, config: Config, outcome: Outcome) -> list[reco
 
 def _federation(
     world: World, config: Config, directory: Path, run: str, path: Path, screen: Screen
-) -> Outcome:
+) -> tuple[Outcome, records.PrivateEvaluationRecord | None]:
     name = "Private federation" if run == "private" else "The same without noise"
     with screen.stage(name, max(1, config.training.rounds)) as stage:
-        observers = (
-            ProgressObserver(stage, config.training.steps_per_round),
-            Recorder(world, config, path, run),
-        )
-        return federate(world, config, directory, run_identifier(directory), observers)
+        recorder = Recorder(world, config, path, run)
+        observers = (ProgressObserver(stage, config.training.steps_per_round), recorder)
+        outcome = federate(world, config, directory, run_identifier(directory), observers)
+    return outcome, recorder.private_evaluation
 
 
 def run_identifier(directory: Path) -> str:

@@ -10,7 +10,7 @@ from client.recommend import Recommendation, Recommender
 from shared.config import Config
 from shared.plan import PrivacyPlan
 from simulations.methods import Result
-from simulations.records import ExampleRecord, OrganisationRecord
+from simulations.records import ExampleRecord, OrganisationRecord, PrivateEvaluationRecord
 
 
 def print_results(console: Console, results: Sequence[Result], config: Config) -> None:
@@ -54,7 +54,8 @@ def print_organisations(
     for name in (
         "Organisation",
         "Users declared",
-        "Epsilon spent",
+        "Epsilon before",
+        "spent",
         "of",
         "delta",
         "Releases",
@@ -63,9 +64,11 @@ def print_organisations(
         table.add_column(name, justify="left" if name == "Organisation" else "right")
     for record in organisations:
         spent, budget = record.epsilon_spent, record.epsilon_budget
+        before = record.epsilon_before
         table.add_row(
             record.name,
             str(record.declared_users),
+            "-" if before is None else f"{math.ceil(before * 1000) / 1000:.3f}",
             "no bound" if spent is None else f"{math.ceil(spent * 1000) / 1000:.3f}",
             "-" if budget is None else f"{budget:g}",
             f"{record.delta:.1e}",
@@ -73,6 +76,15 @@ def print_organisations(
             f"{sum(release.bytes for release in record.releases) / 1000:,.0f}",
         )
     console.print(table)
+
+
+def print_private_evaluation(console: Console, record: PrivateEvaluationRecord) -> None:
+    """What the organisations said of ranking quality, through noise that is in their budgets."""
+    console.print(
+        f"  Private evaluation of the federation, as the server saw it: HR@{record.cutoff} "
+        f"{record.hr:.3f} ± {record.hr_deviation:.3f}, NDCG@{record.cutoff} {record.ndcg:.3f} ± "
+        f"{record.ndcg_deviation:.3f} (± the noise's standard deviation)."
+    )
 
 
 def print_examples(console: Console, examples: Sequence[ExampleRecord]) -> None:

@@ -5,21 +5,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from client.agent import Agent, Identity
+from client.agent import Agent
 from client.data.ingest import Dataset, load_dataset
 from client.data.partition import Organisation, partition
 from client.directory import (
-    experiment_budget,
+    check_population,
+    experiment_policy,
     item_vectors,
     make_agent,
     organisation_directory,
     write_organisation,
 )
-from client.ledger import Budget
+from client.releases import Identity
 from shared.config import Config
 from shared.encoder import Vectors, encode_texts
 from shared.errors import ConfigError
 from shared.models import LoadedModel, load_model
+from shared.policy import Policy
 from shared.splits import Split, split
 from simulations.synth import synthesise
 
@@ -78,34 +80,40 @@ class World:
         part = self.organisations[number]
         return Identity(part.name, number, len(part.users))
 
-    def budget(self, config: Config) -> Budget:
-        """The same for every organisation of a simulation."""
-        return experiment_budget(config, sum(len(part.users) for part in self.organisations))
+    def policy(self, config: Config, number: int) -> Policy:
+        """What an organisation of a simulation allows: the run's own settings."""
+        users = sum(len(part.users) for part in self.organisations)
+        return experiment_policy(config, self.identity(number), users)
 
     def write_organisations(self, config: Config, directory: Path) -> None:
-        """Write every organisation's folder into a run's folder, where it is not there yet."""
+        """Write every organisation's folder where it is not there yet.
+
+        Raises:
+            RunError: if a folder that is there belongs to other users.
+        """
         for number, part in enumerate(self.organisations):
-            folder = organisation_directory(directory, number)
+            folder = organisation_directory(directory, config, number)
+            histories = self.dataset.histories.select(part.users)
             if (folder / "organisation.json").exists():
+                check_population(folder, histories)
                 continue
             write_organisation(
                 folder,
-                self.identity(number),
-                self.budget(config),
+                number,
+                self.policy(config, number),
                 self.dataset.catalogue,
-                self.dataset.histories.select(part.users),
+                histories,
                 self.test.train.select(part.users),
             )
 
     def agents(self, config: Config, directory: Path) -> list[Agent]:
-        """One agent per organisation over the data in memory, its ledger in the run's folder."""
+        """One agent per organisation over the data in memory; its folder must be there."""
         return [
             make_agent(
-                organisation_directory(directory, number),
-                self.identity(number),
-                self.budget(config),
+                organisation_directory(directory, config, number),
                 self.dataset.catalogue,
                 self.test.train.select(part.users),
+                self.dataset.histories.select(part.users),
                 config,
             )
             for number, part in enumerate(self.organisations)

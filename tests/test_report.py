@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.config import Config, to_toml
+from shared.config import Config
 from shared.errors import ConfigError, RunError
+from shared.sections import to_toml
 from simulations.records import (
     ComparisonRecord,
     DatasetRecord,

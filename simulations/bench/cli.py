@@ -14,7 +14,9 @@ from shared.files import write_json
 from simulations.options import ConfigFile, DataSource, JsonFile, Overrides, WarmStart
 
 if TYPE_CHECKING:
+    from simulations.bench.accounting import AccountingRow
     from simulations.bench.accuracy import AccuracyRow, Comparison, Setting
+    from simulations.bench.audit import AuditRow
     from simulations.bench.round import RoundRow
     from simulations.bench.step import StepRow
 
@@ -59,6 +61,42 @@ def accuracy(
     print_accuracy(console, rows, comparisons)
     if json_file is not None:
         write_json(json_file, as_json(rows, comparisons))
+
+
+@bench_app.command()
+def accounting(
+    rounds: Annotated[int, typer.Option(min=1, help="Of the ledger.")] = 10_000,
+    settings: Annotated[int, typer.Option(min=1, help="Distinct ones among them.")] = 50,
+    json_file: JsonFile = None,
+) -> None:
+    """Time what it takes to state the epsilon of a whole ledger, and to judge a round by it."""
+    from simulations.bench.accounting import measure
+
+    console = Console()
+    with console.status("Composing ledgers"):
+        rows = measure(rounds, settings)
+    print_accounting(console, rows)
+    if json_file is not None:
+        write_json(json_file, {"rows": [asdict(row) for row in rows]})
+
+
+@bench_app.command()
+def audit(
+    config_file: ConfigFile = None,
+    set_: Overrides = None,
+    canaries: Annotated[int, typer.Option(min=4, help="Half of them members.")] = 5000,
+    json_file: JsonFile = None,
+) -> None:
+    """Bound epsilon from below by canaries in real private steps, and say what they cost."""
+    from simulations.bench.audit import measure
+
+    config = load_config(config_file, set_ or [])
+    console = Console()
+    with console.status("Auditing steps"):
+        rows = measure(config, canaries)
+    print_audit(console, rows)
+    if json_file is not None:
+        write_json(json_file, {"rows": [asdict(row) for row in rows]})
 
 
 @bench_app.command()
@@ -128,6 +166,40 @@ def parse_setting(text: str) -> "Setting":
     if noise not in ("own", "shared") or not 0.0 < epsilon < float("inf"):
         raise ConfigError(f"--setting {text}: expected none, own:EPSILON or shared:EPSILON")
     return Setting(noise, epsilon)
+
+
+def print_accounting(console: Console, rows: "Sequence[AccountingRow]") -> None:
+    """Epsilon and seconds of each accountant."""
+    table = _table("Accountant", "Rounds", "Settings", "Epsilon", "Seconds", left=1)
+    for row in rows:
+        table.add_row(
+            row.accountant,
+            str(row.rounds),
+            str(row.settings),
+            f"{row.epsilon:.4f}",
+            f"{row.seconds:.4f}" if row.seconds < 0.1 else f"{row.seconds:.2f}",
+        )
+    console.print(table)
+
+
+def print_audit(console: Console, rows: "Sequence[AuditRow]") -> None:
+    """Lower bounds beside claims, and what the canaries cost."""
+    table = _table(
+        "Claim", "Sigma", "At least", "Of it", "Tests", "s a step", "without", "Change", left=0
+    )
+    for row in rows:
+        table.add_row(
+            f"{row.epsilon:g}",
+            f"{row.noise_multiplier:.3f}",
+            f"{row.low:.3f}",
+            f"{row.low / row.epsilon:.0%}",
+            "pass" if row.passed else "FAIL",
+            f"{row.seconds_a_step:.3f}",
+            f"{row.seconds_without:.3f}",
+            f"{row.update_difference:.0e}",
+        )
+    console.print(table)
+    console.print("  100 steps at sampling rate 0.1; Change is that of an update, same noise.")
 
 
 def print_accuracy(

@@ -15,10 +15,11 @@ from client.data.ingest import Dataset
 from client.data.partition import partition
 from server.observers import Observer, RoundReport
 from shared.catalogue import Catalogue
-from shared.config import Config, to_toml
+from shared.config import Config
 from shared.errors import RunError
 from shared.histories import PrivateHistories
 from shared.plan import PrivacyPlan
+from shared.sections import to_toml
 from simulations.federate import TrainingClock, federate
 from simulations.records import RoundRecord, read_records
 from simulations.world import World

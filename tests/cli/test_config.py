@@ -19,9 +19,9 @@ from shared.config import (
     load_config,
     parse_config,
     to_run_config,
-    to_toml,
 )
 from shared.errors import ConfigError
+from shared.sections import to_toml
 
 Tacit = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("client", "server", "shared", "simulations")
+PACKAGES = ("audit", "client", "server", "shared", "simulations")
 MODULES = sorted(
     path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*.py")
 )

@@ -116,8 +116,9 @@ def test_a_run_that_has_delivered_nothing_is_told(
     (tmp_path / "config.toml").write_bytes((film_run / "config.toml").read_bytes())
     folder = tmp_path / "organisations" / "0001"
     folder.mkdir(parents=True)
-    source = film_run / "organisations" / "0001" / "organisation.json"
-    (folder / "organisation.json").write_bytes(source.read_bytes())
+    for name in ("organisation.json", "policy.toml"):
+        source = film_run / "organisations" / "0001" / name
+        (folder / name).write_bytes(source.read_bytes())
     done = tacit("recommend", "--run", str(tmp_path), "--org", "org-1", "--user", "u1")
     assert done.status == 2
     assert "has delivered nothing yet" in done.err

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -11,11 +12,12 @@ from flwr.app.error import Error
 from flwr.clientapp import ClientApp
 
 from server.aggregation import IterateAverage, ServerOptimizer, Signal
+from server.heads import HeadBook
 from server.inquiry import Inquiry
 from server.strategy import FederationStrategy
 from shared.adapters import Arrays
 from shared.config import Config, parse_config
-from shared.messages import Reply, pack_arrays, pack_reply, unpack_request
+from shared.messages import Reply, Request, pack_arrays, pack_reply, unpack_request
 from shared.plan import make_plan
 from simulations.engine import InProcessGrid
 
@@ -30,18 +32,23 @@ class Federation:
         config: of the run.
         good: what each node answers when it is honest.
         changes: by node, what is done to its packed reply before it leaves.
-        asked: requests that the first node saw, by kind of message.
+        asked: arrays of the newest request, by kind of message.
+        requests: all requests, in order, each with the node that got it.
+        directory: of the server's own files.
     """
 
     config: Config
     good: list[Reply]
     changes: dict[int, Change]
     asked: dict[str, dict[str, npt.NDArray[Any]]]
+    requests: list[tuple[int, Request]]
+    directory: Path
 
     def __post_init__(self) -> None:
         users = sum(reply.declared_users for reply in self.good)
         self.plan = make_plan(self.config, users, len(self.good))
-        self.inquiry = Inquiry("run", "model", self.config.server, self.plan)
+        book = HeadBook(self.directory)
+        self.inquiry = Inquiry("run", "model", self.config.server, book, self.plan)
         self.grid = InProcessGrid(self._app(), {}, len(self.good))
         self.strategy = FederationStrategy(
             self.config,
@@ -73,7 +80,9 @@ class Federation:
 
         def answer(message: Message, context: Context) -> Message:
             node = int(str(context.node_config["partition-id"]))
-            self.asked[message.metadata.message_type] = unpack_request(message.content).arrays
+            request = unpack_request(message.content)
+            self.asked[message.metadata.message_type] = request.arrays
+            self.requests.append((node, request))
             content = pack_reply(self.good[node])
             change = self.changes.get(node)
             if change is None:
@@ -93,7 +102,7 @@ MakeFederation = Callable[..., Federation]
 
 
 @pytest.fixture
-def make_federation() -> MakeFederation:
+def make_federation(tmp_path: Path) -> MakeFederation:
     """A federation of nodes that answer given replies; ``set_`` changes its configuration."""
 
     def make(
@@ -108,6 +117,6 @@ def make_federation() -> MakeFederation:
         }
         for name, table in sections.items():
             values[name] = values.get(name, {}) | table
-        return Federation(parse_config(values, "test"), good, changes or {}, {})
+        return Federation(parse_config(values, "test"), good, changes or {}, {}, [], tmp_path)
 
     return make

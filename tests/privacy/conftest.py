@@ -10,25 +10,30 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.numpy import save_file
 from scipy import stats
 from transformers import BertConfig, BertModel
 
-from client.agent import Agent, Identity, Resources
-from client.ledger import Budget, Ledger
+from client.agent import Agent, Resources
+from client.ledger import Ledger
 from client.trainer import Trainable, Update
 from shared.assets import resolve_base
 from shared.catalogue import Catalogue
 from shared.config import Config, parse_config
 from shared.devices import Runtime
+from shared.entries import Intent
+from shared.files import atomic_path
 from shared.histories import PrivateHistories
-from shared.messages import Request
+from shared.keys import SigningKey
 from shared.models import quiet
-from shared.plan import PrivacyPlan, make_plan
+from shared.plan import Mechanism, PrivacyPlan, make_plan
+from shared.policy import Policy
 from shared.user_model import build_user_model
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 DIM = 16
+BASE = "ba" * 32
 ITEMS = 400
 # Far from the number of histories, so that a divisor taken from the data shows.
 DECLARED = 20
@@ -52,7 +57,8 @@ def _histories(rows: Sequence[Sequence[int]]) -> PrivateHistories:
     )
 
 
-def _statistics(catalogue: Catalogue) -> Request:
+def _deliver_statistics(directory: Path, catalogue: Catalogue) -> None:
+    """As another process of the organisation keeps what it was handed."""
     keys = catalogue.key_hashes
     arrays: Arrays = {
         "keys": keys,
@@ -61,7 +67,19 @@ def _statistics(catalogue: Catalogue) -> Request:
         "transition": np.zeros((3, 3)),
         "floor": np.array([-2.0]),
     }
-    return Request("run", 0, None, "", arrays)
+    with atomic_path(directory / "delivered" / "statistics.safetensors") as temporary:
+        save_file(arrays, temporary)
+
+
+def _policy(epsilon: float | None, rules: dict[str, dict[str, Any]]) -> Policy:
+    values: dict[str, dict[str, Any]] = {
+        "organisation": {"name": "house", "declared_users": DECLARED},
+        "budget": {"epsilon": epsilon, "delta": 1e-4, "evaluation_share": 1.0},
+        "mechanism": {"least_noise_multiplier": 0.0, "most_steps_per_run": 3},
+    }
+    for section, table in rules.items():
+        values[section] = values.get(section, {}) | table
+    return Policy.from_values(values, "test")
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +132,7 @@ def resources(tiny_base: Path) -> Resources:
     model = build_user_model(resolve_base(str(tiny_base)), options, runtime, seed=0)
     vectors = np.random.default_rng(0).normal(size=(ITEMS, DIM)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return Resources(Trainable.of(model, runtime), vectors, "model-of-the-test")
+    return Resources(Trainable.of(model, runtime), vectors, "model-of-the-test", BASE)
 
 
 @pytest.fixture(scope="session")
@@ -131,10 +149,11 @@ def adapter(resources: Resources) -> Arrays:
 def make_config() -> Callable[..., Config]:
     """Epsilon 8 at delta 1e-4 in three rounds over all users, but for the privacy options given."""
 
-    def make(**privacy: Any) -> Config:
+    def make(steps_per_round: int = 1, **privacy: Any) -> Config:
+        training = {"rounds": 3, "micro_batch_rows": 2, "steps_per_round": steps_per_round}
         values = {
             "privacy": {"delta": 1e-4, "epsilon": 8.0} | privacy,
-            "training": {"rounds": 3, "micro_batch_rows": 2},
+            "training": training,
             "model": {"window": 4},
             "run": {"threads": 1},
         }
@@ -150,8 +169,62 @@ def plan(make_config: Callable[..., Config]) -> PrivacyPlan:
 
 
 @pytest.fixture(scope="session")
+def make_policy() -> Callable[..., Policy]:
+    """Epsilon 8 at delta 1e-4 and at most three steps, but for the rules given by section."""
+
+    def make(epsilon: float | None = 8.0, **rules: dict[str, Any]) -> Policy:
+        return _policy(epsilon, rules)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def open_ledger() -> Callable[..., Ledger]:
+    """The ledger of a folder, whose key lies beside it."""
+
+    def opened(directory: Path, policy: Policy, population: str = "0" * 64) -> Ledger:
+        key = SigningKey.load_or_create(directory / "keys" / "organisation.pem")
+        return Ledger(directory / "ledger.sqlite", policy, key, population)
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def intend() -> Callable[..., Intent]:
+    """The intent of a mechanism under a plan, as an agent writes it, but for the fields given."""
+
+    def make(mechanism: Mechanism, plan: PrivacyPlan, count: int = 1, /, **fields: Any) -> Intent:
+        written: dict[str, Any] = {
+            "run": "run",
+            "round": 1,
+            "federation": "",
+            "mechanism": mechanism.name,
+            "sampling_rate": mechanism.sampling_rate,
+            "noise_multiplier": mechanism.noise_multiplier,
+            "sensitivity": mechanism.sensitivity,
+            "noise_share": mechanism.noise_share,
+            "count": count,
+            "noise": plan.noise.value,
+            "distribution": mechanism.distribution,
+            "secret_randomness": True,
+            "plan": plan.sha256,
+            "adapter_before": "",
+            "policy": "0" * 64,
+            "population": "0" * 64,
+            "code": "test",
+            "canaries": 0,
+        }
+        return Intent(**written | fields)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def open_agent(
-    make_config: Callable[..., Config], resources: Resources
+    make_config: Callable[..., Config],
+    make_policy: Callable[..., Policy],
+    open_ledger: Callable[..., Ledger],
+    resources: Resources,
 ) -> Callable[..., AbstractContextManager[Agent]]:
     """An agent over the histories ``ROWS``, in a new folder or in the one given.
 
@@ -160,23 +233,35 @@ def open_agent(
 
     @contextmanager
     def opened(
-        folder: Path | None = None, epsilon: float | None = 8.0, **privacy: Any
+        folder: Path | None = None,
+        epsilon: float | None = 8.0,
+        rules: dict[str, dict[str, Any]] | None = None,
+        **privacy: Any,
     ) -> Iterator[Agent]:
+        given = rules or {}
+        mechanism = {
+            "noise": privacy.get("noise", "own"),
+            "allow_repeatable_noise": privacy.get("noise_seed", -1) >= 0,
+        }
+        policy = make_policy(
+            epsilon, **given | {"mechanism": mechanism | given.get("mechanism", {})}
+        )
+        names = tuple(f"Item {place}" for place in range(ITEMS))
+        catalogue = Catalogue(names, names, {})
         with TemporaryDirectory() as scratch:
             directory = folder or Path(scratch)
-            names = tuple(f"Item {place}" for place in range(ITEMS))
-            with Ledger(directory / "ledger.sqlite", Budget(epsilon, 1e-4)) as ledger:
-                agent = Agent(
-                    Identity("house", 0, DECLARED),
+            _deliver_statistics(directory, catalogue)
+            with open_ledger(directory, policy) as ledger:
+                yield Agent(
+                    0,
                     directory,
-                    Catalogue(names, names, {}),
+                    catalogue,
+                    _histories(ROWS),
                     _histories(ROWS),
                     ledger,
                     make_config(**privacy),
                     lambda: resources,
                 )
-                agent.deliver_statistics(_statistics(agent.catalogue))
-                yield agent
 
     return opened
 

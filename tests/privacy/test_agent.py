@@ -14,7 +14,7 @@ from client.agent import Agent, Resources
 from client.trainer import Update, private_steps
 from shared.adapters import load_arrays
 from shared.config import Config
-from shared.errors import FederationError, PrivacyError
+from shared.errors import FederationError, PrivacyError, RefusedError
 from shared.messages import Request
 from shared.plan import Mechanism, PrivacyPlan, make_plan
 from shared.randomness import from_seed
@@ -38,7 +38,7 @@ def test_popularity_carries_the_planned_noise(
 ) -> None:
     reply = agent.popularity(asked(plan, {}, 0))
     np.testing.assert_array_equal(reply.arrays["keys"], agent.catalogue.key_hashes)
-    exact = popularity_sum(agent._histories, len(agent.catalogue))
+    exact = popularity_sum(agent._training, len(agent.catalogue))
     assert deviation_is(reply.arrays["values"] - exact, plan.mechanism("popularity").deviation)
 
 
@@ -47,7 +47,7 @@ def test_cooccurrence_carries_the_planned_noise(
 ) -> None:
     top = np.arange(60)[::-1]
     reply = agent.cooccurrence(asked(plan, {"keys": agent.catalogue.key_hashes[top]}, 0))
-    exact = cooccurrence_sum(agent._histories, top, agent.config.statistics)
+    exact = cooccurrence_sum(agent._training, top, agent.config.statistics)
     assert deviation_is(reply.arrays["values"] - exact, plan.mechanism("cooccurrence").deviation)
 
 
@@ -63,7 +63,7 @@ def test_an_update_carries_the_planned_noise_over_the_declared_size(
     silent = dataclasses.replace(plan.mechanism("step"), noise_multiplier=0.0)
     clean = private_steps(
         resources.trainable,
-        agent._histories,
+        agent._training,
         torch.from_numpy(resources.vectors),
         torch.from_numpy(agent.statistics().log_popularity).float(),
         silent,
@@ -130,7 +130,7 @@ def test_an_adapter_of_another_model_costs_nothing(
     agent: Agent, plan: PrivacyPlan, adapter: Arrays, trained: list[int]
 ) -> None:
     request = dataclasses.replace(asked(plan, adapter), model_sha256="another")
-    with pytest.raises(FederationError, match="same base"):
+    with pytest.raises(RefusedError, match=r"\[model\].*same base"):
         agent.train(request)
     assert untouched(agent)
 

@@ -14,11 +14,13 @@ import pytest
 
 from client.agent import Agent, Resources
 from client.checks import verify_gradients
-from client.ledger import Budget, Ledger
+from client.ledger import Ledger
 from shared.accounting import Event
-from shared.errors import ModelError, PrivacyError
+from shared.entries import Intent
+from shared.errors import ModelError, PrivacyError, RefusedError
 from shared.messages import Request
 from shared.plan import Mechanism, PrivacyPlan
+from shared.policy import Policy
 
 OpenAgent = Callable[..., AbstractContextManager[Agent]]
 
@@ -26,15 +28,22 @@ OpenAgent = Callable[..., AbstractContextManager[Agent]]
 @pytest.mark.parametrize(
     "statement",
     [
-        "INSERT OR REPLACE INTO entries SELECT sequence, at, kind, request, '{}' "
-        "FROM entries WHERE kind = 'intent'",
-        "REPLACE INTO entries (at, kind, request, body) "
-        "SELECT at, kind, request, '{}' FROM entries WHERE kind = 'intent'",
+        "INSERT OR REPLACE INTO records SELECT sequence, kind, request, '{}', '', '' "
+        "FROM records WHERE kind = 'intent'",
+        "REPLACE INTO records (kind, request, record, sha256, signature) "
+        "SELECT kind, request, '{}', '', '' FROM records WHERE kind = 'intent'",
     ],
 )
-def test_an_entry_cannot_be_replaced(tmp_path: Path, plan: PrivacyPlan, statement: str) -> None:
-    with Ledger(tmp_path / "ledger.sqlite", Budget(8.0, 1e-4)) as ledger:
-        ledger.reserve("run/1/step", plan.mechanism("step"), 1, plan, True)
+def test_a_record_cannot_be_replaced(
+    tmp_path: Path,
+    plan: PrivacyPlan,
+    make_policy: Callable[..., Policy],
+    open_ledger: Callable[..., Ledger],
+    intend: Callable[..., Intent],
+    statement: str,
+) -> None:
+    with open_ledger(tmp_path, make_policy()) as ledger:
+        ledger.reserve("run/1/step", intend(plan.mechanism("step"), plan), plan)
         before = ledger.events()
         with (
             closing(sqlite3.connect(ledger.path)) as other,
@@ -95,7 +104,7 @@ def test_noise_too_small_for_a_float_is_refused_with_a_sentence(
         assert agent.ledger.events() == ()
 
 
-def test_an_answer_whose_entry_a_crash_prevented_is_entered_before_it_is_sent_again(
+def test_an_answer_whose_record_a_crash_prevented_is_entered_before_it_is_sent_again(
     open_agent: OpenAgent, plan: PrivacyPlan
 ) -> None:
     def crash(*_: object) -> None:
@@ -108,7 +117,7 @@ def test_an_answer_whose_entry_a_crash_prevented_is_entered_before_it_is_sent_ag
             with pytest.raises(OSError, match="disk"):
                 agent.popularity(request)
         agent.popularity(request)
-        assert [release.request for release in agent.ledger.releases()] == ["run/0/popularity"]
+        assert agent.ledger.release_of("run/0/popularity") == agent.ledger.releases()[0]
         assert sum(event.count for event in agent.ledger.events()) == 1
 
 
@@ -125,11 +134,14 @@ def test_the_card_states_what_the_ledger_says_not_what_the_server_claims(
         assert f"epsilon {math.ceil(agent.ledger.spent() * 1000) / 1000:g} " in card
 
 
-def test_a_ledger_without_budget_takes_no_plan_that_claims_noise(
+def test_a_policy_without_budget_takes_no_plan_that_claims_noise(
     open_agent: OpenAgent, plan: PrivacyPlan
 ) -> None:
     hostile = dataclasses.replace(plan, popularity=Mechanism("popularity", 1.0, 0.0, 1.0))
-    with open_agent(epsilon=None) as agent, pytest.raises(PrivacyError, match="no budget"):
+    with (
+        open_agent(epsilon=None, noise="none") as agent,
+        pytest.raises(RefusedError, match=r"\[mechanism.noise\]"),
+    ):
         agent.popularity(Request("run", 0, hostile, "", {}))
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
+from shared.errors import PrivacyError
 from shared.plan import Mechanism
 from shared.randomness import PrivateRandom, from_operating_system, from_seed
 
@@ -31,6 +32,26 @@ def words(random: PrivateRandom, count: int = 200) -> set[int]:
 
 def _send_words(connection: Connection) -> None:
     connection.send(words(from_operating_system()))
+
+
+def _send_refusal(connection: Connection, random: PrivateRandom) -> None:
+    try:
+        connection.send(str(words(random)))
+    except PrivacyError as refusal:
+        connection.send(str(refusal))
+
+
+def _in_another_process(method: str, work: Callable[..., None], *arguments: Any) -> Any:
+    """What ``work`` sends from a process of its own."""
+    context = multiprocessing.get_context(method)
+    ours, theirs = context.Pipe()
+    child = context.Process(target=work, args=(theirs, *arguments))
+    child.start()
+    # So that a child that ends without an answer is an error here, not a wait without end.
+    theirs.close()
+    answer = ours.recv()
+    child.join()
+    return answer
 
 
 def inclusions(draws: int, users: int) -> npt.NDArray[np.bool_]:
@@ -81,21 +102,34 @@ def test_two_draws_of_noise_are_uncorrelated() -> None:
     assert stats.pearsonr(first, second).pvalue > FALSE_ALARM
 
 
+def test_noise_of_two_generators_is_uncorrelated() -> None:
+    mechanism = Mechanism("step", 1.0, 1.0, 1.0)
+    first, second = (mechanism.noise((100_000,), from_operating_system()) for _ in range(2))
+    assert stats.pearsonr(first, second).pvalue > FALSE_ALARM
+
+
 def test_generators_of_the_operating_system_never_share_a_stream() -> None:
     streams = [words(from_operating_system()) for _ in range(100)]
     assert len(set().union(*streams)) == 100 * 200
 
 
-def test_a_forked_process_does_not_repeat_its_parents_stream() -> None:
-    context = multiprocessing.get_context("fork")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_another_process_never_shares_a_stream(method: str) -> None:
     streams = [words(from_operating_system())]
-    for _ in range(2):
-        ours, theirs = context.Pipe()
-        child = context.Process(target=_send_words, args=(theirs,))
-        child.start()
-        streams.append(ours.recv())
-        child.join()
+    streams += [_in_another_process(method, _send_words) for _ in range(2)]
     assert len(set().union(*streams)) == 3 * 200
+
+
+def test_a_forked_process_may_not_draw_from_its_parents_generator() -> None:
+    random = from_operating_system()
+    refusal = _in_another_process("fork", _send_refusal, random)
+    assert "make a new one in each process" in refusal
+    assert words(random)
+
+
+def test_a_generator_that_was_sent_to_another_process_may_not_draw_there() -> None:
+    refusal = _in_another_process("spawn", _send_refusal, from_operating_system())
+    assert "make a new one in each process" in refusal
 
 
 @pytest.mark.parametrize("bit", [0, 63, 64, 127])
@@ -145,6 +179,15 @@ def test_sample_sizes_are_binomial() -> None:
     chances = stats.binom.pmf(np.arange(6, 19), 40, RATE)
     chances[0], chances[-1] = stats.binom.cdf(6, 40, RATE), stats.binom.sf(17, 40, RATE)
     assert stats.chisquare(observed, chances * 4000).pvalue > FALSE_ALARM
+
+
+def test_sample_sizes_spread_as_independent_users_do() -> None:
+    """A sum of 4000 squares, nearly normal: fails by chance three times in a million runs."""
+    variance = 40 * RATE * (1 - RATE)
+    squares = (inclusions(4000, 40).sum(axis=1) - 40 * RATE) ** 2
+    fourth = variance * (1 + 3 * variance * (1 - 2 / 40))
+    score = (squares.sum() - 4000 * variance) / np.sqrt(4000 * (fourth - variance**2))
+    assert 2 * stats.norm.sf(abs(score)) > FALSE_ALARM
 
 
 def test_every_user_enters_equally_often() -> None:

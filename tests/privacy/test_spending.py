@@ -15,12 +15,14 @@ import numpy.typing as npt
 import pytest
 
 from client.agent import Agent
-from client.ledger import Release
 from client.trainer import Update
 from shared.adapters import arrays_sha256
+from shared.entries import Release
 from shared.errors import PrivacyError, TacitError
 from shared.messages import Reply, Request, size_bytes
 from shared.plan import PrivacyPlan
+
+ITEMS = 400
 
 Arrays = dict[str, npt.NDArray[Any]]
 OpenAgent = Callable[..., AbstractContextManager[Agent]]
@@ -30,11 +32,11 @@ def asked(plan: PrivacyPlan | None, arrays: Arrays, number: int = 1) -> Request:
     return Request("run", number, plan, "model-of-the-test", arrays)
 
 
-def entries_on_disk(agent: Agent) -> list[tuple[str, str]]:
-    """Kind and request of every entry, as another process would read them."""
+def records_on_disk(agent: Agent) -> list[tuple[str, str]]:
+    """Kind and request of every record but the first, as another process would read them."""
     with closing(sqlite3.connect(agent.ledger.path)) as connection:
         return list(
-            connection.execute("SELECT kind, request FROM entries WHERE kind != 'open'").fetchall()
+            connection.execute("SELECT kind, request FROM records WHERE kind != 'open'").fetchall()
         )
 
 
@@ -59,13 +61,13 @@ def test_spending_is_on_disk_before_training_starts(
     seen: list[list[tuple[str, str]]] = []
 
     def look(*_: Any) -> Update:
-        seen.append(entries_on_disk(agent))
+        seen.append(records_on_disk(agent))
         return Update(adapter, 0)
 
     monkeypatch.setattr("client.agent.private_steps", look)
     agent.train(asked(plan, adapter))
     assert seen == [[("intent", "run/1/step")]]
-    assert entries_on_disk(agent) == [("intent", "run/1/step"), ("release", "run/1/step")]
+    assert records_on_disk(agent) == [("intent", "run/1/step"), ("release", "run/1/step")]
 
 
 @pytest.mark.parametrize("name", ["popularity", "cooccurrence"])
@@ -75,7 +77,7 @@ def test_spending_is_on_disk_before_a_statistic_is_summed(
     seen: list[list[tuple[str, str]]] = []
 
     def look(*_: Any) -> npt.NDArray[np.float64]:
-        seen.append(entries_on_disk(agent))
+        seen.append(records_on_disk(agent))
         return np.zeros(1)
 
     monkeypatch.setattr(f"client.agent.{name}_sum", look)
@@ -102,7 +104,12 @@ def test_the_ledger_names_what_left(agent: Agent, plan: PrivacyPlan) -> None:
     reply = agent.popularity(asked(plan, {}, 0))
     assert agent.ledger.releases() == (
         Release(
-            "popularity", "run/0/popularity", size_bytes(reply.arrays), arrays_sha256(reply.arrays)
+            "popularity",
+            agent.ledger.intent_of("run/0/popularity"),
+            arrays_sha256(reply.arrays),
+            size_bytes(reply.arrays),
+            (f"keys uint64 [{ITEMS}]", f"values float32 [{ITEMS}]"),
+            ("name", "declared_users", "round", "head"),
         ),
     )
 
@@ -152,6 +159,6 @@ def test_an_answer_that_is_not_finite_is_spent_and_not_sent(
 ) -> None:
     broken = {name: np.full_like(value, np.nan) for name, value in adapter.items()}
     monkeypatch.setattr("client.agent.private_steps", lambda *_: Update(broken, 0))
-    with pytest.raises(TacitError, match="not finite"):
+    with pytest.raises(TacitError, match="the computation failed"):
         agent.train(asked(plan, adapter))
-    assert entries_on_disk(agent) == [("intent", "run/1/step")]
+    assert records_on_disk(agent) == [("intent", "run/1/step"), ("refusal", "run/1/step")]

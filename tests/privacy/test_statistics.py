@@ -107,14 +107,14 @@ def test_rows_of_users_with_something_to_say_are_one_long(
     for user, row in enumerate(rows):
         assert (user in popular) == bool(row)
         assert (user in together) == (len(set(row) & set(top)) > 1)
-    assert all(float(norm) == pytest.approx(1.0, abs=1e-11) for norm in popular.values())
-    assert all(float(norm) == pytest.approx(1.0, abs=1e-11) for norm in together.values())
+    assert all(float(norm) == pytest.approx(1.0, abs=1e-7) for norm in popular.values())
+    assert all(float(norm) == pytest.approx(1.0, abs=1e-7) for norm in together.values())
 
 
 @given(rows=histories_of_users)
 def test_popularity_equals_a_plain_loop(make_histories: MakeHistories, rows: Rows) -> None:
     total = popularity_sum(make_histories(rows), ITEMS)
-    np.testing.assert_allclose(total, slow_popularity(rows), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(total, slow_popularity(rows), rtol=1e-9, atol=1e-7)
 
 
 @given(rows=histories_of_users, top=tops, options=pair_options)
@@ -123,7 +123,7 @@ def test_cooccurrence_equals_a_plain_loop_cell_by_cell(
 ) -> None:
     total = cooccurrence_sum(make_histories(rows), np.array(top, dtype=np.int64), options)
     expected = slow_cooccurrence(rows, top, options)
-    np.testing.assert_allclose(symmetric(total, len(top)), expected, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(symmetric(total, len(top)), expected, rtol=1e-9, atol=1e-7)
 
 
 def test_cells_number_the_upper_triangle_in_the_order_of_the_top_items(
@@ -193,3 +193,18 @@ def test_one_user_moves_the_sums_by_at_most_one(
     # Beyond 1 only by the rounding of the sums over users.
     assert np.linalg.norm(popular) <= 1.0 + 1e-12
     assert np.linalg.norm(together) <= 1.0 + 1e-12
+
+
+def test_removing_a_user_moves_a_sum_by_exactly_that_users_row(
+    make_histories: MakeHistories,
+) -> None:
+    """Whatever the order of summation: rows on a grid add up without rounding."""
+    random = np.random.default_rng(4)
+    rows = [random.integers(0, 60, size=n).tolist() for n in random.integers(2, 40, size=3000)]
+    everyone, without = make_histories(rows), make_histories(rows[1:])
+    alone = popularity_sum(make_histories(rows[:1]), 60)
+    assert (popularity_sum(everyone, 60) - popularity_sum(without, 60) == alone).all()
+    top, options = np.arange(60), StatisticsSection()
+    alone = cooccurrence_sum(make_histories(rows[:1]), top, options)
+    moved = cooccurrence_sum(everyone, top, options) - cooccurrence_sum(without, top, options)
+    assert (moved == alone).all()

@@ -9,9 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from shared.adapters import adapter_arrays
-from shared.config import Config, to_toml
+from shared.config import Config
 from shared.errors import ConfigError, RunError
 from shared.models import load_model
+from shared.sections import to_toml
 from simulations.bench.accuracy import Setting, measure
 from simulations.bench.cli import bench_app, parse_setting
 from simulations.bench.round import first_round, overhead

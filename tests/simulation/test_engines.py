@@ -63,7 +63,8 @@ def test_a_node_without_a_run_folder_makes_its_own(home: Path, make_config: Make
     try:
         assert agent.directory == home / "runs" / "flower-77" / "organisations" / "0002"
         made = {path.name for path in agent.directory.iterdir()}
-        whole = {"histories.duckdb", "ledger.sqlite", "organisation.json", "training.duckdb"}
+        whole = {"histories.duckdb", "keys", "ledger.sqlite", "organisation.json"}
+        whole |= {"policy.toml", "training.duckdb"}
         assert whole <= made
     finally:
         release(agent)

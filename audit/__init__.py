@@ -1,0 +1,1 @@
+"""Checks of what organisations and servers wrote; runs none of their code."""

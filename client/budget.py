@@ -1,0 +1,112 @@
+"""Whether a release fits into the budget's epsilon, decided by the cost of everything together."""
+
+from dataclasses import dataclass
+
+from shared.accounting import Event, Events, contained, epsilon_checked, merged
+from shared.entries import Intent, Refusal
+from shared.errors import PrivacyError
+from shared.judge import Past
+from shared.plan import PrivacyPlan
+from shared.policy import Policy
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a plan means for a budget, before anything of it is done.
+
+    Attributes:
+        now: epsilon spent so far.
+        planned: epsilon when all of the plan has run.
+        budget: most epsilon, or None.
+        delta: at which they are stated.
+    """
+
+    now: float
+    planned: float
+    budget: float | None
+    delta: float
+
+    @property
+    def remains(self) -> float | None:
+        """Budget less what will be spent; epsilons of single releases do not add up to it."""
+        return None if self.budget is None else self.budget - self.planned
+
+
+class BudgetJudge:
+    """Judges intents by what stands in a ledger already.
+
+    Composing everything anew for each round takes up to seconds, so the largest composition known
+    to fit is kept: whatever is contained in it costs no more.
+
+    Args:
+        policy: in force.
+        past: what stands already; grows as the ledger does.
+    """
+
+    def __init__(self, policy: Policy, past: Past) -> None:
+        self._policy = policy
+        self._past = past
+        self._covered: dict[str | None, Events] = {}
+
+    def refusals(self, intent: Intent, plan: PrivacyPlan) -> list[Refusal]:
+        """Why the budget's epsilon would be passed; a run's first intent counts its whole plan."""
+        budget = self._policy.budget
+        if budget.epsilon is None:
+            return []
+        federation = None if budget.shared_by_federations else intent.federation
+        spent = self._past.events(federation)
+        after = merged([*spent, intent.event()])
+        begun = self._past.run_events(intent.run)
+        if begun and contained(after, self._covered.get(federation, ())):
+            return []
+        whole = merged([*spent, *_without(plan.events(), begun)])
+        try:
+            now_it_is = epsilon_checked(spent, budget.delta)
+            planned = epsilon_checked(whole, budget.delta)
+            if planned <= budget.epsilon:
+                self._covered[federation] = whole
+                return []
+            if not begun:
+                return [
+                    Refusal(
+                        "budget.epsilon",
+                        f"the whole plan would bring epsilon from {now_it_is:.3f} to {planned:.3f} "
+                        f"at delta {budget.delta:g}; the budget is {budget.epsilon:g}",
+                    )
+                ]
+            epsilon = epsilon_checked(after, budget.delta)
+        except PrivacyError as error:
+            return [Refusal("accountants", str(error))]
+        if epsilon <= budget.epsilon:
+            self._covered[federation] = after
+            return []
+        return [
+            Refusal(
+                "budget.epsilon",
+                f"{intent.mechanism} would bring epsilon from {now_it_is:.3f} to {epsilon:.3f} at "
+                f"delta {budget.delta:g}; the budget is {budget.epsilon:g}",
+            )
+        ]
+
+    def judgement(self, plan: PrivacyPlan, run: str) -> Judgement:
+        """What a plan means for the budget: now, and when the rest of it has run."""
+        budget, spent = self._policy.budget, self._past.events()
+        rest = _without(plan.events(), self._past.run_events(run))
+        return Judgement(
+            epsilon_checked(spent, budget.delta),
+            epsilon_checked([*spent, *rest], budget.delta),
+            budget.epsilon,
+            budget.delta,
+        )
+
+
+def _without(whole: Events, part: Events) -> Events:
+    counts = {(e.sampling_rate, e.noise_multiplier): e.count for e in part}
+    return merged(
+        Event(
+            e.sampling_rate,
+            e.noise_multiplier,
+            max(0, e.count - counts.get((e.sampling_rate, e.noise_multiplier), 0)),
+        )
+        for e in whole
+    )

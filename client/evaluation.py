@@ -1,0 +1,36 @@
+"""Private evaluation at a client: sums of bounded scores over users, for one noised release."""
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.histories import PrivateHistories
+from shared.metrics import evaluate
+from shared.scoring import Scorer
+from shared.splits import NO_TARGET, leave_one_out
+
+# Keeps a row's computed norm at most sqrt(3) in float64.
+UNIT = 1.0 - 1e-12
+
+
+def evaluation_sum(
+    scorer: Scorer, histories: PrivateHistories, cutoff: int
+) -> npt.NDArray[np.float64]:
+    """Sums over users of (hit, discounted gain, 1), ``[3] float64``; exact, so never released.
+
+    Each entry of a user's row lies in [0, 1], so the row's norm is at most sqrt(3). A user with
+    nothing held out has a zero row. One user's row depends on no other user: scores come from what
+    the federation delivered and the user's own history.
+
+    Args:
+        scorer: with what was delivered.
+        histories: whole ones; the last item of each is held out, which training never saw.
+            Private. (A cut in time, taken from all users' times, would tie their rows together.)
+        cutoff: k of hit and gain at k.
+    """
+    part = leave_one_out(histories, "test")
+    if not (part.target != NO_TARGET).any():
+        return np.zeros(3)
+    items = len(scorer.statistics.log_popularity)
+    found = evaluate(lambda users: scorer.fused(part.history, users), part, items, cutoff)
+    rows = np.stack([found.per_user("hr"), found.per_user("ndcg"), np.ones(len(found))], axis=1)
+    return np.asarray(rows.clip(0.0, 1.0).sum(axis=0) * UNIT, dtype=np.float64)

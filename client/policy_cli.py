@@ -1,0 +1,159 @@
+"""``tacit policy``: write an organisation's policy, check it, judge a plan by it, amend it."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shared.errors import PrivacyError
+
+# The accountants take a second to import: only commands that need them do.
+if TYPE_CHECKING:
+    from shared.entries import Intent
+    from shared.plan import PrivacyPlan
+    from shared.policy import Policy
+
+policy_app = typer.Typer(no_args_is_help=True, help="What an organisation allows.")
+
+
+@policy_app.command()
+def template(
+    name: Annotated[str, typer.Option(help="Name of the organisation.")],
+    users: Annotated[int, typer.Option(min=1, help="Size that it declares.")],
+    epsilon: Annotated[float, typer.Option(help="Budget, for ever.")] = 8.0,
+    delta: Annotated[
+        float | None, typer.Option(help="At which epsilon counts; default users ** -1.1.")
+    ] = None,
+) -> None:
+    """Print a policy with safe defaults, each rule with its meaning."""
+    from shared.policy import Policy
+    from shared.sections import to_toml
+
+    policy = Policy.from_values(
+        {
+            "organisation": {"name": name, "declared_users": users},
+            "budget": {"epsilon": epsilon, "delta": delta or float(f"{max(users, 2) ** -1.1:.3g}")},
+        },
+        "tacit policy template",
+    )
+    sys.stdout.write(to_toml(policy, above=True))
+
+
+@policy_app.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="policy.toml, or an organisation's folder.")],
+    plan: Annotated[
+        Path | None, typer.Option(help="plan.json of a run: judge it before it runs.")
+    ] = None,
+) -> None:
+    """Check a policy, and what a plan would cost under it; writes nothing."""
+    from shared.policy import Policy
+
+    folder = path if path.is_dir() else path.parent
+    policy = Policy.load(path / "policy.toml" if path.is_dir() else path)
+    console = Console()
+    console.print(f"[bold]{path}[/bold] is a policy of {policy.organisation.name}.")
+    if plan is None:
+        return
+    broken = _judged(console, policy, folder / "ledger.sqlite", _read_plan(plan))
+    if broken:
+        raise typer.Exit(1)
+
+
+@policy_app.command()
+def amend(
+    folder: Annotated[Path, typer.Argument(help="An organisation's folder.")],
+) -> None:
+    """Put the folder's changed policy.toml on record; it is in force from then on."""
+    from client.directory import key_path, read_population
+    from client.ledger import amended
+    from shared.keys import SigningKey
+    from shared.policy import Policy
+
+    policy = Policy.load(folder / "policy.toml")
+    key = SigningKey.load_or_create(key_path(folder))
+    changes = amended(folder / "ledger.sqlite", policy, key, read_population(folder))
+    console = Console()
+    console.print(f"On record, and in force from here: {changes or 'nothing has changed'}.")
+
+
+def _judged(console: Console, policy: "Policy", ledger: Path, plan: "PrivacyPlan") -> bool:
+    from client.budget import BudgetJudge
+    from shared.chain import Record, now, read_sealed
+    from shared.entries import Intent, parse_entry
+    from shared.judge import Past, judge, judge_plan
+
+    past = Past()
+    for sealed in read_sealed(ledger) if ledger.exists() else ():
+        record = Record.parse(sealed.text)
+        entry = parse_entry(record)
+        if isinstance(entry, Intent):
+            past.add(entry, record.at)
+    budget = BudgetJudge(policy, past)
+    refusals = []
+    for intent in _intents(policy, plan):
+        refusals += judge(policy, intent, now(), past) + judge_plan(policy, plan, intent, past)
+    refusals = list(dict.fromkeys(refusals)) or budget.refusals(_intents(policy, plan)[0], plan)
+    found = budget.judgement(plan, "")
+    table = Table(title=f"The plan, judged at delta {found.delta:.3g}")
+    for heading in ("Epsilon now", "when all of it has run", "budget", "left then"):
+        table.add_column(heading, justify="right")
+    table.add_row(*map(_shown, (found.now, found.planned, found.budget, found.remains)))
+    console.print(table)
+    for refusal in refusals:
+        console.print(f"[red]refused[/red] {refusal.rule}: {refusal.sentence}", highlight=False)
+    if not refusals:
+        console.print("Nothing in the policy forbids it.")
+    return bool(refusals)
+
+
+def _intents(policy: "Policy", plan: "PrivacyPlan") -> list["Intent"]:
+    """One intent of each mechanism, of a run that has not begun; a round has one step."""
+    from shared.entries import Intent
+    from shared.plan import MECHANISMS
+
+    found = [m for m in (getattr(plan, name) for name in MECHANISMS) if m is not None]
+    servers = policy.federations.allowed
+    return [
+        Intent(
+            run="",
+            round=0,
+            federation=servers[0] if servers else "",
+            mechanism=m.name,
+            sampling_rate=m.sampling_rate,
+            noise_multiplier=m.noise_multiplier,
+            sensitivity=m.sensitivity,
+            noise_share=m.noise_share,
+            count=1,
+            noise=plan.noise.value,
+            distribution=m.distribution,
+            secret_randomness=True,
+            plan=plan.sha256,
+            adapter_before="",
+            policy=policy.sha256,
+            population="",
+            code="",
+            canaries=0,
+        )
+        for m in found
+    ]
+
+
+def _read_plan(path: Path) -> "PrivacyPlan":
+    from shared.plan import PrivacyPlan
+
+    try:
+        return PrivacyPlan.from_json(str(json.loads(path.read_text())["plan"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PrivacyError(f"{path}: holds no privacy plan ({error})") from error
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{math.ceil(value * 1000) / 1000:.3f}" if math.isfinite(value) else "no bound"

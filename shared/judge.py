@@ -1,0 +1,251 @@
+"""The judge of every request against an organisation's policy.
+
+The same code decides before anything is computed and when an outsider checks the ledger, so that a
+release that the policy forbade shows in either.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from dp_accounting.gaussian_mechanism import get_sigma_gaussian
+
+from shared.accounting import Event, Events, contained, merged, mu_squared
+from shared.entries import Intent, Refusal
+from shared.plan import MECHANISMS, SENSITIVITY, PrivacyPlan
+from shared.policy import Policy
+
+DAY = timedelta(days=1)
+# Room for rounding where a plan takes exactly the share that the policy gives.
+ROUNDING = 1.0 + 1e-9
+
+PART_OF_BUDGET = {
+    "popularity": "statistics_share",
+    "cooccurrence": "statistics_share",
+    "step": "adapter_share",
+    "evaluation": "evaluation_share",
+}
+
+
+class Past:
+    """What the intents of a ledger add up to; grows with each, so a long ledger is read once."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[tuple[float, float]]] = {}
+        self._parts: dict[str, float] = {}
+        self._rounds: deque[tuple[datetime, tuple[str, int]]] = deque()
+        self._of_the_day: Counter[tuple[str, int]] = Counter()
+        self._runs: dict[str, tuple[str, Counter[tuple[float, float]]]] = {}
+
+    def add(self, intent: Intent, at: str) -> None:
+        """Count one more intent, written ``at`` (ISO 8601)."""
+        event = intent.event()
+        counts = self._counts.setdefault(intent.federation, Counter())
+        counts[event.sampling_rate, event.noise_multiplier] += event.count
+        part = PART_OF_BUDGET[intent.mechanism]
+        self._parts[part] = self._parts.get(part, 0.0) + mu_squared(event)
+        if intent.mechanism == "step":
+            name = (intent.run, intent.round)
+            self._rounds.append((datetime.fromisoformat(at), name))
+            self._of_the_day[name] += 1
+        _, of_run = self._runs.setdefault(intent.run, (intent.plan, Counter()))
+        of_run[event.sampling_rate, event.noise_multiplier] += event.count
+
+    def events(self, federation: str | None = None) -> Events:
+        """Everything spent, or what one federation asked for."""
+        chosen = self._counts if federation is None else {federation}
+        return merged(
+            event for name in chosen for event in _events(self._counts.get(name, Counter()))
+        )
+
+    def mu_squared(self, part: str) -> float:
+        """Spent of one part of the budget, in mu squared."""
+        return self._parts.get(part, 0.0)
+
+    def plan(self, run: str) -> str | None:
+        """Hash of the plan that a run began with; None for a run that has spent nothing."""
+        return self._runs[run][0] if run in self._runs else None
+
+    def run_events(self, run: str) -> Events:
+        """What a run has spent."""
+        return merged(_events(self._runs[run][1])) if run in self._runs else ()
+
+    def rounds_in_a_day(self, at: str, besides: tuple[str, int]) -> int:
+        """Adapter rounds in the 24 hours before ``at``, not counting the round ``besides``."""
+        since = datetime.fromisoformat(at) - DAY
+        while self._rounds and self._rounds[0][0] <= since:
+            _, name = self._rounds.popleft()
+            self._of_the_day[name] -= 1
+            if not self._of_the_day[name]:
+                del self._of_the_day[name]
+        return len(self._of_the_day) - (besides in self._of_the_day)
+
+
+def judge(policy: Policy, intent: Intent, at: str, past: Past) -> list[Refusal]:
+    """Every rule but the budget's epsilon that an intent would break.
+
+    Args:
+        policy: in force.
+        intent: about to be written, or found in a ledger.
+        at: time of its writing, ISO 8601.
+        past: what stood before it.
+    """
+    return [
+        Refusal(rule, f"{intent.mechanism}: {sentence}")
+        for rules in (_egress, _noise, _sensitivity, _size)
+        for rule, sentence in rules(policy, intent)
+    ] + [
+        Refusal(rule, f"{intent.mechanism}: {sentence}")
+        for rule, sentence in _history(policy, intent, at, past)
+    ]
+
+
+def judge_plan(policy: Policy, plan: PrivacyPlan, intent: Intent, past: Past) -> list[Refusal]:
+    """Whether an intent belongs to its plan, and the plan as a whole to the policy."""
+    found = []
+    most = policy.mechanism.most_steps_per_run
+    if plan.steps > most:
+        found.append(
+            Refusal(
+                "mechanism.most_steps_per_run",
+                f"the plan has {plan.steps} steps; at most {most} are allowed",
+            )
+        )
+    if plan.delta > policy.budget.delta:
+        found.append(
+            Refusal(
+                "budget.delta",
+                f"the plan counts epsilon at delta {plan.delta:g}; the budget counts it at "
+                f"{policy.budget.delta:g}",
+            )
+        )
+    began = past.plan(intent.run)
+    if began not in (None, plan.sha256):
+        found.append(
+            Refusal("plan", f"run {intent.run} began under another plan, {str(began)[:12]}")
+        )
+    elif not contained([*past.run_events(intent.run), intent.event()], plan.events()):
+        found.append(
+            Refusal(
+                "plan",
+                f"the plan of run {intent.run} has no further {intent.mechanism}: what it has was "
+                "released already",
+            )
+        )
+    if began is None:
+        found += _planned_shares(policy, plan, past)
+    return found
+
+
+def _planned_shares(policy: Policy, plan: PrivacyPlan, past: Past) -> list[Refusal]:
+    taken: dict[str, float] = {}
+    for name in MECHANISMS:
+        mechanism = getattr(plan, name)
+        if mechanism is not None:
+            count = plan.steps if name == "step" else 1
+            part = PART_OF_BUDGET[name]
+            taken[part] = taken.get(part, 0.0) + mu_squared(mechanism.event(count))
+    return [
+        Refusal(f"budget.{part}", f"the whole plan: {sentence}")
+        for part, more in taken.items()
+        for sentence in _share(policy, part, past.mu_squared(part) + more)
+    ]
+
+
+def _share(policy: Policy, part: str, taken: float) -> Iterator[str]:
+    epsilon, share = policy.budget.epsilon, float(getattr(policy.budget, part))
+    if epsilon is None or share == 1.0:
+        return
+    whole = float(get_sigma_gaussian(epsilon, policy.budget.delta)) ** -2
+    if taken / whole > share * ROUNDING:
+        yield (
+            f"with this, {taken / whole:.4f} of the budget would go to it (in mu squared); at "
+            f"most {share:g} is allowed"
+        )
+
+
+def _egress(policy: Policy, intent: Intent) -> Iterator[tuple[str, str]]:
+    allowed = policy.egress.releases
+    if intent.mechanism not in allowed:
+        yield "egress.releases", f"may not leave; allowed are {', '.join(allowed) or 'none'}"
+    names_items = intent.mechanism in ("popularity", "cooccurrence")
+    if names_items and "catalogue_keys" not in policy.egress.fields:
+        yield "egress.fields", "names items, and catalogue_keys is not among the fields that may"
+    servers = policy.federations.allowed
+    if servers and intent.federation not in servers:
+        server = intent.federation[:12] or "without a key"
+        yield "federations.allowed", f"the server {server} is not among those that may ask"
+
+
+def _noise(policy: Policy, intent: Intent) -> Iterator[tuple[str, str]]:
+    rules = policy.mechanism
+    if intent.noise != rules.noise:
+        yield "mechanism.noise", f"the plan's noise is {intent.noise}; allowed is {rules.noise}"
+    if intent.distribution not in rules.distribution:
+        allowed = " or ".join(rules.distribution)
+        yield "mechanism.distribution", f"the noise is {intent.distribution}; allowed is {allowed}"
+    if rules.noise == "none":
+        return
+    if not intent.secret_randomness and not rules.allow_repeatable_noise:
+        yield (
+            "mechanism.allow_repeatable_noise",
+            "noise or sampling would come from a seed; whoever knows it takes the noise off again",
+        )
+    sigma, least = intent.noise_multiplier, rules.least_noise_multiplier
+    # Written so that NaN is refused.
+    if not sigma >= least or not sigma > 0.0:
+        yield (
+            "mechanism.least_noise_multiplier",
+            f"the noise multiplier is {sigma:g}; at least {least:g} is asked for",
+        )
+    if not intent.noise_share >= rules.least_noise_share:
+        yield (
+            "mechanism.least_noise_share",
+            f"only {intent.noise_share:g} of the noise's deviation would be added here; at least "
+            f"{rules.least_noise_share:g} is asked for",
+        )
+
+
+def _sensitivity(policy: Policy, intent: Intent) -> Iterator[tuple[str, str]]:
+    if intent.mechanism == "step":
+        greatest = policy.mechanism.greatest_clipping_norm
+        if not 0.0 < intent.sensitivity <= greatest:
+            yield (
+                "mechanism.greatest_clipping_norm",
+                f"the clipping norm is {intent.sensitivity:g}; at most {greatest:g} is allowed",
+            )
+    elif intent.sensitivity != SENSITIVITY[intent.mechanism]:
+        yield (
+            "mechanism.sensitivity",
+            f"the plan counts one user as {intent.sensitivity:g}; a row has norm "
+            f"{SENSITIVITY[intent.mechanism]:g}",
+        )
+
+
+def _size(policy: Policy, intent: Intent) -> Iterator[tuple[str, str]]:
+    most = policy.mechanism.most_steps_per_round if intent.mechanism == "step" else 1
+    if not 1 <= intent.count <= most:
+        yield (
+            "mechanism.most_steps_per_round",
+            f"{intent.count} steps in one round; between 1 and {most} are allowed",
+        )
+
+
+def _history(policy: Policy, intent: Intent, at: str, past: Past) -> Iterator[tuple[str, str]]:
+    rules = policy.mechanism
+    if intent.mechanism == "step":
+        rounds = past.rounds_in_a_day(at, (intent.run, intent.round)) + 1
+        if rounds > rules.most_rounds_per_day:
+            yield (
+                "mechanism.most_rounds_per_day",
+                f"this would be round {rounds} within 24 hours; at most "
+                f"{rules.most_rounds_per_day} are allowed",
+            )
+    part = PART_OF_BUDGET[intent.mechanism]
+    for sentence in _share(policy, part, past.mu_squared(part) + mu_squared(intent.event())):
+        yield f"budget.{part}", sentence
+
+
+def _events(counts: Counter[tuple[float, float]]) -> Iterator[Event]:
+    for (rate, sigma), count in counts.items():
+        yield Event(rate, sigma, count)
