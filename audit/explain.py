@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from audit.report_words import delta_text, epsilon_text, factor_text, one_in_text, percent_text
+from audit.report_words import one_in_text, percent_text
 from audit.spending import Contents
 from shared.accounting import (
     Events,
@@ -25,6 +25,7 @@ from shared.accounting import (
 )
 from shared.errors import PrivacyError
 from shared.tradeoff import best_true_positive_rate
+from shared.words import delta_text, epsilon_text, factor_text
 
 FALSE_POSITIVE_RATES = (0.001, 0.01)
 PRIORS = (0.01, 0.5)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from audit.report_words import delta_text, epsilon_text, left_text, plural
+from audit.report_words import left_text
 from audit.spending import Account, Contents, running_epsilons
 from shared.accounting import (
     COARSE_DISCRETISATION,
@@ -21,6 +21,7 @@ from shared.accounting import (
     privacy_losses,
 )
 from shared.errors import PrivacyError
+from shared.words import delta_text, epsilon_text, plural
 
 NOISE_FACTORS = (0.5, 0.71, 1.41, 2.0)
 RATE_FACTORS = (0.25, 0.5)

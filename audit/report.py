@@ -14,6 +14,7 @@ from audit.bundle import Evidence
 from audit.egress import list_egress
 from audit.spending import Account, Contents, Spend, read_contents, running_epsilons
 from audit.verify import Verification, verify_ledger
+from shared import words
 from shared.accounting import epsilon_coarse, merged
 from shared.errors import PrivacyError
 from shared.files import atomic_path
@@ -133,8 +134,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: getattr(report_words, f"{name}_text") for name in FILTERS}
-    environment.filters["plural"] = report_words.plural
+    known = vars(words) | vars(report_words)
+    environment.filters |= {name: known[f"{name}_text"] for name in FILTERS}
+    environment.filters["plural"] = words.plural
     return environment
 
 

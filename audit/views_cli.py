@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from audit.report_words import plural
 from shared.errors import PrivacyError
+from shared.words import plural
 
 if TYPE_CHECKING:
     from audit.spending import Contents

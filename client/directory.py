@@ -55,9 +55,9 @@ def agent_for(context: Context) -> Agent:
     """
     number = int(str(context.node_config["partition-id"]))
     run = run_directory(context.run_config, context.run_id)
-    config = from_run_config(context.run_config)
-    directory = organisation_directory(run, config, number)
+    directory = _directory(run, str(context.run_config.get("run.organisations", "")), number)
     if directory not in _agents:
+        config = from_run_config(context.run_config)
         if not (directory / "organisation.json").exists():
             create_organisation(run, number, _dataset(config), config)
         _agents[directory] = open_agent(directory, config)
@@ -69,7 +69,10 @@ def organisation_directory(run: Path, config: Config, number: int) -> Path:
 
     Inside the run's folder, or where ``run.organisations`` keeps organisations that outlive runs.
     """
-    chosen = config.run.organisations
+    return _directory(run, config.run.organisations, number)
+
+
+def _directory(run: Path, chosen: str, number: int) -> Path:
     return (Path(chosen) if chosen else run / "organisations") / f"{number + 1:04d}"
 
 

@@ -16,10 +16,12 @@ from flwr.app.error import Error
 
 from client.agent import Agent
 from client.directory import agent_for
+from client.ledger import refused
 from shared import messages
 from shared.adapters import arrays_sha256
 from shared.errors import FederationError, TacitError
 from shared.messages import AnyArrays, Reply, pack_reply, unpack_reply, unpack_request
+from shared.plan import MECHANISMS
 from shared.statistics import triangle_size
 
 LOGGER = logging.getLogger(__name__)
@@ -57,10 +59,10 @@ def guard(message: Message, context: Context, call_next: CallNext) -> Message:
         # Flower would send the exception's text, which may quote data.
         LOGGER.exception("a message could not be answered")
         return _refusal(message, "the organisation could not answer; its own log says why")
-    if reply.has_error():
-        return _refusal(message, str(reply.error.reason or "the organisation refused"))
     try:
         agent = agent_for(context)
+        if reply.has_error():
+            return _refusal(message, _recorded(message, str(reply.error.reason), agent))
         return Message(pack_reply(checked(message, reply.content, agent)), reply_to=message)
     except TacitError as error:
         LOGGER.error("egress guard: %s", error)
@@ -73,7 +75,7 @@ def checked(message: Message, content: RecordDict, agent: Agent) -> Reply:
     Raises:
         TacitError: says what was found; the refusal is in the ledger.
     """
-    request = unpack_request(message.content)
+    request = unpack_request(message.content, only=("keys",))
     kind = message.metadata.message_type
     name = MECHANISM_OF.get(kind) or PUBLIC.get(kind)
     if name is None:
@@ -83,7 +85,7 @@ def checked(message: Message, content: RecordDict, agent: Agent) -> Reply:
     identifier = request.identifier(name)
     try:
         reply = _parsed(content)
-        _check_fields(reply, agent, request.round)
+        _check_fields(reply, agent, request.round, identifier)
         if kind in MECHANISM_OF:
             _check_arrays(reply.arrays, kind, request.arrays, agent)
         elif reply.arrays:
@@ -104,7 +106,24 @@ def _parsed(content: RecordDict) -> Reply:
     return unpack_reply(content, 0)
 
 
-def _check_fields(reply: Reply, agent: Agent, round_number: int) -> None:
+def _recorded(message: Message, reason: str, agent: Agent) -> str:
+    """A reason that is made of this request's refusals on record and nothing else, or none."""
+    kind = message.metadata.message_type
+    places = [kind]
+    try:
+        request = unpack_request(message.content, only=())
+        places += [request.identifier(name) for name in (*MECHANISMS, *PUBLIC.values())]
+    except TacitError:
+        LOGGER.info("the reason of a malformed %s", kind)
+    name = agent.identity.name
+    known = [refusal for place in places for refusal in agent.ledger.refusals_of(place)]
+    told = [refusal for refusal in known if f"[{refusal.rule}] {refusal.sentence}" in reason]
+    if str(refused(name, told)) == reason:
+        return reason
+    return "the organisation refused; its own log says why"
+
+
+def _check_fields(reply: Reply, agent: Agent, round_number: int, identifier: str) -> None:
     identity = agent.identity
     expected = (identity.name, identity.declared_users, round_number)
     if (reply.name, reply.declared_users, reply.round) != expected:
@@ -112,6 +131,9 @@ def _check_fields(reply: Reply, agent: Agent, round_number: int) -> None:
     shown = "ledger_head" in agent.policy.egress.fields
     if (reply.head is not None) != shown or (reply.head and not agent.ledger.has(reply.head)):
         raise FederationError("the ledger's head in the reply is not a true one")
+    if reply.head and reply.head.sequence < agent.ledger.released_at(identifier):
+        # It would hide from the server that this was spent.
+        raise FederationError("the ledger's head in the reply is from before the release")
 
 
 def _check_arrays(arrays: AnyArrays, kind: str, asked: AnyArrays, agent: Agent) -> None:
@@ -133,7 +155,7 @@ def _check_arrays(arrays: AnyArrays, kind: str, asked: AnyArrays, agent: Agent) 
             "keys": (uint64, (keys.size,)),
             "values": (float32, (triangle_size(keys.size),)),
         }
-        if keys.size > agent.most_items or not np.isin(keys, asked["keys"]).all():
+        if keys.size > agent.most_items or not np.isin(keys, asked.get("keys", ())).all():
             raise FederationError("cooccurrence: keys that were not asked for, or too many")
     if found != expected:
         raise FederationError(f"the arrays are {_listed(found)}, expected {_listed(expected)}")

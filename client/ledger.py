@@ -100,7 +100,8 @@ class Ledger:
         self._key = key
         self._past = Past()
         self._read = 0
-        self._head: tuple[str, str, str] | None = None
+        self._in_force = ""
+        self._own: list[Record] = []
         self._budget = BudgetJudge(policy, self._past)
         try:
             self._connection = sqlite3.connect(path, timeout=60.0, isolation_level=None)
@@ -147,6 +148,7 @@ class Ledger:
             RefusedError: names every rule that it would break; the refusal is in the ledger.
         """
         with self._write() as connection:
+            self._check_policy()
             if anchor is not None:
                 self._keep_anchor(anchor)
             at = now()
@@ -172,6 +174,7 @@ class Ledger:
             RefusedError: as ``reserve``; the refusal is in the ledger.
         """
         with self._write():
+            self._check_policy()
             at = now()
             found: list[Refusal] = []
             for intent in intents:
@@ -196,6 +199,7 @@ class Ledger:
             PrivacyError: if it names an intent that does not stand for this request.
         """
         with self._write() as connection:
+            self._check_policy()
             if release.mechanism != "none":
                 row = connection.execute(
                     "SELECT 1 FROM records WHERE kind = 'intent' AND request = ? AND sequence = ?",
@@ -224,9 +228,9 @@ class Ledger:
     def amend(self, policy: Policy) -> None:
         """Put another policy in force, on the record."""
         with self._write():
-            self.policy = policy
-            self._budget = BudgetJudge(policy, self._past)
             self._append("policy", None, to_body(Amendment(policy.to_record(), policy.sha256)))
+        self.policy = policy
+        self._budget = BudgetJudge(policy, self._past)
 
     def head(self) -> Head:
         """The newest record's place, hash and signature."""
@@ -261,6 +265,10 @@ class Ledger:
         assert isinstance(entry, Release)
         return entry
 
+    def released_at(self, request: str) -> int:
+        """Number of the release's record for a request; 0 where there is none."""
+        return self._number("release", request)
+
     def intents(self) -> tuple[Intent, ...]:
         """All that was spent, in order."""
         return tuple(e for e in self._entries("intent") if isinstance(e, Intent))
@@ -268,6 +276,15 @@ class Ledger:
     def releases(self) -> tuple[Release, ...]:
         """All that left, in order."""
         return tuple(e for e in self._entries("release") if isinstance(e, Release))
+
+    def refusals_of(self, request: str) -> tuple[Refusal, ...]:
+        """What was refused for a request, in order."""
+        rows = self._connection.execute(
+            "SELECT record FROM records WHERE kind = 'refusal' AND request = ? ORDER BY sequence",
+            (request,),
+        )
+        entries = (parse_entry(Record.parse(text)) for (text,) in rows.fetchall())
+        return tuple(e for e in entries if isinstance(e, Refusal))
 
     def refusals(self) -> tuple[Refusal, ...]:
         """All that was refused, in order."""
@@ -337,15 +354,12 @@ class Ledger:
         return head_faults(stored, read_anchors(self.anchors_path).values(), strict=True)
 
     def _keep_anchor(self, anchor: Anchor) -> None:
-        stored = [
-            Sealed(*row)
-            for row in self._connection.execute(
-                "SELECT record, sha256, signature FROM records WHERE sequence IN (1, ?)",
-                (anchor.sequence,),
-            )
-        ]
-        seen = [sealed for sealed in stored if sealed.sha256 == anchor.sha256]
-        if not anchor.genuine() or stored[0].sha256 != anchor.ledger or not seen:
+        row = self._connection.execute(
+            "SELECT first.sha256, seen.sha256 FROM records AS first, records AS seen "
+            "WHERE first.sequence = 1 AND seen.sequence = ?",
+            (anchor.sequence,),
+        ).fetchone()
+        if not anchor.genuine() or row != (anchor.ledger, anchor.sha256):
             raise PrivacyError(
                 f"{self.path}: server {anchor.server_key[:12]} has seen record {anchor.sequence} "
                 f"as {anchor.sha256[:12]}, which is not in this ledger: it was rolled back or "
@@ -364,24 +378,38 @@ class Ledger:
     def _write(self) -> Iterator[sqlite3.Connection]:
         """A transaction that has read everything written before it."""
         self._connection.execute("BEGIN IMMEDIATE")
+        own: list[Record] = []
         try:
             self._refresh()
+            self._own = own
             yield self._connection
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
+        for record in own:
+            self._count(record)
 
     def _refresh(self) -> None:
         rows = self._connection.execute(
             "SELECT record FROM records WHERE sequence > ? ORDER BY sequence", (self._read,)
         )
         for (text,) in rows.fetchall():
-            record = Record.parse(text)
-            entry = parse_entry(record)
-            if isinstance(entry, Intent):
-                self._past.add(entry, record.at)
-            self._read = record.sequence
+            self._count(Record.parse(text))
+
+    def _count(self, record: Record) -> None:
+        entry = parse_entry(record)
+        if isinstance(entry, Intent):
+            self._past.add(entry, record.at)
+        if isinstance(entry, Opening | Amendment):
+            self._in_force = entry.policy_sha256
+        self._read = record.sequence
+
+    def _check_policy(self) -> None:
+        if self._in_force != self.policy.sha256:
+            raise PrivacyError(
+                f"{self.path}: its policy was amended by another process; start this one anew"
+            )
 
     def _append_refusal(self, request: str, refusal: Refusal) -> None:
         body = to_body(refusal)
@@ -398,7 +426,11 @@ class Ledger:
             "SELECT sequence, sha256 FROM records ORDER BY sequence DESC LIMIT 1"
         ).fetchone()
         sequence, previous = (row[0] + 1, row[1]) if row else (1, NOTHING_BEFORE)
-        sealed = seal(Record(sequence, previous, at or now(), kind, request, body), self._key)
+        record = Record(sequence, previous, at or now(), kind, request, body)
+        # What cannot be read back would close the ledger for good.
+        parse_entry(record)
+        sealed = seal(record, self._key)
+        self._own.append(record)
         self._connection.execute(
             "INSERT INTO records (sequence, kind, request, record, sha256, signature) "
             "VALUES (?, ?, ?, ?, ?, ?)",

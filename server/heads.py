@@ -100,6 +100,17 @@ class HeadBook:
                     f"{self.path}: line {number} is no head that this server has seen ({error}); "
                     "restore the file"
                 ) from error
+            if not (head.genuine() and self._signed(anchor, head)):
+                raise RunError(
+                    f"{self.path}: line {number} is no head under this server's signature; restore "
+                    "the file and the key beside it"
+                )
+            # A head that contradicts what came before was refused and is here as the proof.
             known = self._latest.get(head.key)
-            if known is None or head.sequence > known.head.sequence:
+            newer = known is not None and head.sequence > known.head.sequence
+            if known is None or (newer and head.ledger == known.head.ledger):
                 self._latest[head.key] = Seen(head, anchor)
+
+    def _signed(self, anchor: Anchor, head: Head) -> bool:
+        signed = (anchor.server_key, anchor.ledger, anchor.sequence, anchor.sha256)
+        return signed == (self.key.public, head.ledger, head.sequence, head.sha256)

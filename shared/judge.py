@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from dp_accounting.gaussian_mechanism import get_sigma_gaussian
 
-from shared.accounting import Event, Events, contained, merged, mu_squared
+from shared.accounting import Event, Events, merged, mu_squared
 from shared.entries import Intent, Refusal
 from shared.plan import MECHANISMS, SENSITIVITY, PrivacyPlan
 from shared.policy import Policy
@@ -36,6 +36,7 @@ class Past:
         self._rounds: deque[tuple[datetime, tuple[str, int]]] = deque()
         self._of_the_day: Counter[tuple[str, int]] = Counter()
         self._runs: dict[str, tuple[str, Counter[tuple[float, float]]]] = {}
+        self._releases: Counter[tuple[str, str]] = Counter()
 
     def add(self, intent: Intent, at: str) -> None:
         """Count one more intent, written ``at`` (ISO 8601)."""
@@ -50,6 +51,7 @@ class Past:
             self._of_the_day[name] += 1
         _, of_run = self._runs.setdefault(intent.run, (intent.plan, Counter()))
         of_run[event.sampling_rate, event.noise_multiplier] += event.count
+        self._releases[intent.run, intent.mechanism] += intent.count
 
     def events(self, federation: str | None = None) -> Events:
         """Everything spent, or what one federation asked for."""
@@ -69,6 +71,10 @@ class Past:
     def run_events(self, run: str) -> Events:
         """What a run has spent."""
         return merged(_events(self._runs[run][1])) if run in self._runs else ()
+
+    def releases(self, run: str, mechanism: str) -> int:
+        """How often a run has released a mechanism; private steps for ``step``."""
+        return self._releases[run, mechanism]
 
     def rounds_in_a_day(self, at: str, besides: tuple[str, int]) -> int:
         """Adapter rounds in the 24 hours before ``at``, not counting the round ``besides``."""
@@ -124,7 +130,7 @@ def judge_plan(policy: Policy, plan: PrivacyPlan, intent: Intent, past: Past) ->
         found.append(
             Refusal("plan", f"run {intent.run} began under another plan, {str(began)[:12]}")
         )
-    elif not contained([*past.run_events(intent.run), intent.event()], plan.events()):
+    elif not _has_further(plan, intent, past):
         found.append(
             Refusal(
                 "plan",
@@ -135,6 +141,14 @@ def judge_plan(policy: Policy, plan: PrivacyPlan, intent: Intent, past: Past) ->
     if began is None:
         found += _planned_shares(policy, plan, past)
     return found
+
+
+def _has_further(plan: PrivacyPlan, intent: Intent, past: Past) -> bool:
+    planned = getattr(plan, intent.mechanism)
+    if planned is None or planned.event(intent.count) != intent.event():
+        return False
+    released = past.releases(intent.run, intent.mechanism)
+    return released + intent.count <= (plan.steps if intent.mechanism == "step" else 1)
 
 
 def _planned_shares(policy: Policy, plan: PrivacyPlan, past: Past) -> list[Refusal]:

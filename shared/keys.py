@@ -1,5 +1,6 @@
 """Ed25519 keys: an organisation signs its ledger with one, a server its countersignatures."""
 
+import functools
 import hashlib
 import hmac
 import os
@@ -53,6 +54,7 @@ class SigningKey:
         return self._private.sign(message).hex()
 
 
+@functools.lru_cache(maxsize=1024)
 def verify(public: str, message: bytes, signature: str) -> bool:
     """Whether a hexadecimal signature over ``message`` was made by the key ``public``."""
     try:

@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,23 @@ RELIABILITY = "reliability"
 
 # How Flower names the serialisation of numpy arrays.
 NUMPY = "numpy.ndarray"
+
+# What numpy raises over hostile headers, which it reads as Python literals.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TokenError,
+)
+
+# More than there are people.
+MOST_USERS = 10**11
 
 # A run's identifier becomes part of requests' names in ledgers.
 RUN_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -105,8 +123,12 @@ def pack_request(request: Request, arrays: ArrayRecord | None = None) -> RecordD
     return RecordDict({"request": fields, "arrays": packed})
 
 
-def unpack_request(content: RecordDict) -> Request:
+def unpack_request(content: RecordDict, only: tuple[str, ...] | None = None) -> Request:
     """Parse a request.
+
+    Args:
+        content: of the message.
+        only: names of the arrays that are needed; None reads all.
 
     Raises:
         FederationError: if a record or a field is missing or of another type.
@@ -121,7 +143,7 @@ def unpack_request(content: RecordDict) -> Request:
         round=round_number,
         plan=PrivacyPlan.from_json(plan) if plan else None,
         model_sha256=_text(fields, "model_sha256"),
-        arrays=_unpack(content),
+        arrays=_unpack(content, only),
         federation=_text(fields, "federation"),
         anchor=Anchor.from_json(anchor) if anchor else None,
     )
@@ -148,7 +170,7 @@ def unpack_reply(content: RecordDict, node: int) -> Reply:
     """
     fields = _fields(content, "reply")
     declared = _number(fields, "declared_users")
-    if declared < 1:
+    if not 1 <= declared <= MOST_USERS:
         raise FederationError(f"reply: declared_users is {declared}; it must be at least 1")
     name, round_number = _text(fields, "name"), _number(fields, "round")
     text = _text(fields, "head")
@@ -202,11 +224,14 @@ def unpack_arrays(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
     return {name: _values(name, array) for name, array in record.items()}
 
 
-def _unpack(content: RecordDict) -> dict[str, npt.NDArray[Any]]:
+def _unpack(
+    content: RecordDict, only: tuple[str, ...] | None = None
+) -> dict[str, npt.NDArray[Any]]:
     record = content.get("arrays")
     if not isinstance(record, ArrayRecord):
         raise FederationError("message: it carries no record named arrays")
-    return unpack_arrays(record)
+    chosen = record.items() if only is None else [(n, record[n]) for n in only if n in record]
+    return {name: _values(name, array) for name, array in chosen}
 
 
 def _values(name: str, array: Array) -> npt.NDArray[Any]:
@@ -215,7 +240,7 @@ def _values(name: str, array: Array) -> npt.NDArray[Any]:
     try:
         # Not numpy.load, which also opens archives and pickles.
         return np.lib.format.read_array(io.BytesIO(array.data), allow_pickle=False)
-    except (ValueError, TypeError, EOFError, OverflowError, MemoryError) as error:
+    except UNREADABLE as error:
         raise FederationError(f"array {name}: its bytes cannot be read ({error})") from error
 
 

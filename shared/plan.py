@@ -70,6 +70,9 @@ class Mechanism:
             raise PrivacyError(f"{self.name!r} is no mechanism; there are {', '.join(MECHANISMS)}")
         if self.distribution not in ("gaussian", "discrete"):
             raise PrivacyError(f"{self.name}: noise {self.distribution!r} is no distribution")
+        figures = (self.sampling_rate, self.noise_multiplier, self.sensitivity, self.noise_share)
+        if any(type(figure) is not float for figure in figures):
+            raise PrivacyError(f"{self.name}: {figures} are not all decimal numbers")
         if not 0.0 < self.sampling_rate <= 1.0:
             raise PrivacyError(f"{self.name}: sampling rate {self.sampling_rate} is not in (0, 1]")
         if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0.0):
@@ -294,4 +297,10 @@ def _multipliers(
 
 
 def _mechanism(value: Mapping[str, Any] | None) -> Mechanism | None:
-    return None if value is None else Mechanism(**value)
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} is no mechanism")
+    # JSON does not tell 1 from 1.0; a ledger does.
+    fields: dict[str, Any] = {k: float(v) if type(v) is int else v for k, v in value.items()}
+    return Mechanism(**fields)

@@ -9,6 +9,7 @@ from typing import TypeVar
 import jinja2
 from markupsafe import Markup
 
+from shared import words
 from shared.config import load_config
 from shared.errors import RunError
 from shared.files import atomic_path
@@ -131,8 +132,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    known = vars(words) | vars(report_words)
     for name in FILTERS:
-        environment.filters[name] = getattr(report_words, f"{name}_text")
+        environment.filters[name] = known[f"{name}_text"]
     return environment
 
 

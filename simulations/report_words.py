@@ -1,48 +1,9 @@
 """Numbers and sentences of the report, for a person to read; epsilon and delta never round down."""
 
-from decimal import ROUND_CEILING, Decimal
-
+from shared.words import delta_text, epsilon_text, plural
 from simulations.records import DatasetRecord, GuaranteeRecord, ResultRecord
 
 FEDERATED = ("statistics", "adapter", "federation")
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def epsilon_text(epsilon: float | None) -> str:
-    """Epsilon with at most three decimals, rounded up; ``no bound`` for None.
-
-    >>> epsilon_text(7.9991), epsilon_text(8.0), epsilon_text(None)
-    ('8', '8', 'no bound')
-    """
-    if epsilon is None:
-        return "no bound"
-    rounded = Decimal(repr(epsilon)).quantize(Decimal("0.001"), rounding=ROUND_CEILING)
-    return f"{rounded.normalize():f}"
-
-
-def delta_text(delta: float) -> str:
-    """Delta with two significant digits, rounded up, as a number times a power of ten."""
-    if delta == 0.0:
-        return "0"
-    exact = Decimal(repr(delta))
-    unit = Decimal((0, (1,), exact.adjusted() - 1))
-    rounded = exact.quantize(unit, rounding=ROUND_CEILING)
-    exponent = rounded.adjusted()
-    mantissa = rounded.scaleb(-exponent).normalize()
-    power = str(exponent).translate(_SUPERSCRIPTS)
-    return f"{mantissa:f}\N{NBSP}\N{MULTIPLICATION SIGN}\N{NBSP}10{power}"
-
-
-def factor_text(epsilon: float) -> str:
-    """e to the power of epsilon, rounded up to a whole number.
-
-    >>> factor_text(1.0), factor_text(8.0), factor_text(100.0)
-    ('3', '2,981', '2.7e+43')
-    """
-    factor = Decimal(repr(epsilon)).exp()
-    if factor >= 1_000_000:
-        return f"{factor:.1e}"
-    return f"{factor.quantize(Decimal(1), rounding=ROUND_CEILING):,}"
 
 
 def signed_text(value: float) -> str:
@@ -52,17 +13,6 @@ def signed_text(value: float) -> str:
     '+0.0051'
     """
     return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
-
-
-def bytes_text(size: int) -> str:
-    """A size in bytes, kB or MB, in powers of a thousand.
-
-    >>> bytes_text(0), bytes_text(13456), bytes_text(2_500_000)
-    ('0 B', '13.5 kB', '2.5 MB')
-    """
-    if size < 1000:
-        return f"{size} B"
-    return f"{size / 1e3:,.1f} kB" if size < 1_000_000 else f"{size / 1e6:,.1f} MB"
 
 
 def seconds_text(seconds: float) -> str:
@@ -77,15 +27,6 @@ def seconds_text(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def plural(count: int, noun: str) -> str:
-    """A count with its noun.
-
-    >>> plural(1, "user"), plural(1200, "user")
-    ('1 user', '1,200 users')
-    """
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def method_text(result: ResultRecord) -> str:

@@ -9,6 +9,7 @@ import pytest
 from shared.config import Config
 from shared.errors import ConfigError, RunError
 from shared.sections import to_toml
+from shared.words import bytes_text, delta_text, epsilon_text
 from simulations.records import (
     ComparisonRecord,
     DatasetRecord,
@@ -26,7 +27,7 @@ from simulations.records import (
     append_record,
 )
 from simulations.report import MOST_BARS, write_report
-from simulations.report_words import bytes_text, delta_text, epsilon_text, seconds_text
+from simulations.report_words import seconds_text
 
 HOSTILE = "<script>alert(1)</script>"
 VOID = {"meta", "br"}

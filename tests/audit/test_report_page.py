@@ -16,22 +16,13 @@ from typer.testing import CliRunner
 
 from audit.bundle import read_evidence, write_bundle
 from audit.report import MOST_LINES, write_report
-from audit.report_words import (
-    bytes_text,
-    delta_text,
-    epsilon_text,
-    factor_text,
-    left_text,
-    one_in_text,
-    percent_text,
-    plural,
-    time_text,
-)
+from audit.report_words import left_text, one_in_text, percent_text, time_text
 from audit.views_cli import report_command
 from shared.chain import Record, seal, sha256_text
 from shared.entries import Refusal
 from shared.errors import PrivacyError
 from shared.policy import Policy
+from shared.words import bytes_text, delta_text, epsilon_text, factor_text, plural
 
 HOSTILE = '<script src="//evil.example">alert(1)</script>'
 VOID = {"meta", "br"}

@@ -46,6 +46,12 @@ def raw(data: bytes, stype: str = "numpy.ndarray") -> Change:
     return lambda good: RecordDict({"reply": good["reply"], "arrays": record})
 
 
+def npy(header: str) -> bytes:
+    """An array's bytes under a header that numpy did not write."""
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(24)
+
+
 BROKEN: dict[str, tuple[Change, str]] = {
     "nan": (arrays(w=np.full((2, 3), np.nan, np.float32)), "not finite"),
     "infinite": (arrays(w=np.full((2, 3), np.inf, np.float32)), "not finite"),
@@ -83,6 +89,10 @@ UNREADABLE: dict[str, Change] = {
     "no-bytes": raw(b""),
     "not-numpy": raw(b"\x00" * 24),
     "cut-short": raw(b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, "),
+    "header-left-open": raw(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3")),
+    "header-of-brackets": raw(npy("((((((((")),
+    "header-of-no-type": raw(npy("{'descr': ('<f4',), 'fortran_order': False, 'shape': (2, 3)}")),
+    "header-of-minus-one": raw(npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3)}")),
     "pickle": raw(b"\x80\x04K\x01."),
     "archive": raw(b"PK\x05\x06" + b"\x00" * 18),
     "another-library": raw(b"", stype="torch.tensor"),

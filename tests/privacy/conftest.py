@@ -226,7 +226,7 @@ def open_agent(
     open_ledger: Callable[..., Ledger],
     resources: Resources,
 ) -> Callable[..., AbstractContextManager[Agent]]:
-    """An agent over the histories ``ROWS``, in a new folder or in the one given.
+    """An agent over the histories ``ROWS`` or those given, in a new folder or in the one given.
 
     It holds the federation's statistics, so that it can be asked for anything.
     """
@@ -236,6 +236,7 @@ def open_agent(
         folder: Path | None = None,
         epsilon: float | None = 8.0,
         rules: dict[str, dict[str, Any]] | None = None,
+        rows: Sequence[Sequence[int]] = ROWS,
         **privacy: Any,
     ) -> Iterator[Agent]:
         given = rules or {}
@@ -256,8 +257,8 @@ def open_agent(
                     0,
                     directory,
                     catalogue,
-                    _histories(ROWS),
-                    _histories(ROWS),
+                    _histories(rows),
+                    _histories(rows),
                     ledger,
                     make_config(**privacy),
                     lambda: resources,
