@@ -124,7 +124,7 @@ def test_covered_items_are_those_with_the_largest_noisy_sums() -> None:
 
 def test_what_is_handed_back_fits_a_catalogue_in_another_order_with_unknown_items() -> None:
     popularity = sum_popularity(
-        [reply(_hashes("a", "b", "c"), [100.0, 50.0, 30.0])], Mechanism("popularity", 1, 1, 1)
+        [reply(_hashes("a", "b", "c"), [100.0, 50.0, 30.0])], Mechanism("popularity", 1.0, 1.0, 1.0)
     )
     options = StatisticsSection(top_items=2, rank=2, row_power=0.0, column_power=0.0)
     top = covered_items(popularity, options)
