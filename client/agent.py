@@ -117,9 +117,10 @@ class Agent:
         if any(getattr(plan, name) for name in ("step", "evaluation")):
             self._check_model(request, "plan")
         steps = min(self.config.training.steps_per_round, plan.steps)
+        secret = self.config.privacy.noise_seed < 0 and self.config.privacy.noise != "none"
         intents = [
             self.releases.intent(
-                request, plan.mechanism(name), steps if name == "step" else 1, True
+                request, plan.mechanism(name), steps if name == "step" else 1, secret
             )
             for name in MECHANISMS
             if getattr(plan, name) is not None

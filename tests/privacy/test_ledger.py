@@ -143,7 +143,7 @@ def test_the_runs_of_one_ledger_add_up(ledger: Ledger, plan: PrivacyPlan, intend
 def test_a_plan_that_claims_the_event_does_not_excuse_it(
     ledger: Ledger, plan: PrivacyPlan, intend: Intend
 ) -> None:
-    loud = Mechanism("step", 1.0, 0.3, 1.0)
+    loud = Mechanism("step", 1.0, 0.5, 1.0)
     greedy = dataclasses.replace(plan, step=loud, steps=4)
     with pytest.raises(RefusedError, match=r"\[budget.epsilon\]"):
         ledger.reserve("run/1/step", intend(loud, greedy), greedy)
@@ -506,7 +506,7 @@ def test_a_process_that_runs_while_the_policy_is_amended_releases_nothing_under_
 def test_a_refusal_is_on_record_once_however_often_it_is_repeated(
     ledger: Ledger, plan: PrivacyPlan, intend: Intend
 ) -> None:
-    loud = Mechanism("step", 1.0, 0.1, 1.0)
+    loud = Mechanism("step", 1.0, 0.5, 1.0)
     whole = step_of(plan, loud)
     for _ in range(3):
         with pytest.raises(RefusedError):

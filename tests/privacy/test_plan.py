@@ -94,6 +94,8 @@ def test_every_field_of_a_plan_is_in_its_hash(plan: PrivacyPlan) -> None:
         dataclasses.replace(plan, delta=plan.delta * 2),
         dataclasses.replace(plan, noise=Noise.SHARED),
         dataclasses.replace(plan, popularity=None),
+        dataclasses.replace(plan, evaluation=Mechanism("evaluation", 1.0, 1.0, math.sqrt(3.0))),
+        dataclasses.replace(plan, step=dataclasses.replace(plan.step, distribution="discrete")),
         dataclasses.replace(
             plan, step=dataclasses.replace(plan.step, noise_multiplier=math.nextafter(1.0, 2.0))
         ),
@@ -259,3 +261,34 @@ def test_spending_grows_with_the_steps_done(done: int) -> None:
     plan = make_plan(configured(), 100, 1)
     spent: Callable[[int], float] = plan.spent
     assert (spent(done) < plan.spent()) == (done < plan.steps)
+
+
+def test_an_evaluation_has_its_share_and_the_norm_of_its_row() -> None:
+    shares = {"popularity_share": 0.2, "cooccurrence_share": 0.3, "adapter_share": 0.1}
+    plan = make_plan(configured(**shares, evaluation_share=0.4), 100, 1)
+    evaluation = plan.mechanism("evaluation")
+    assert evaluation.sensitivity == math.sqrt(3.0)
+    assert evaluation.deviation == evaluation.noise_multiplier * math.sqrt(3.0)
+    assert budget_share(evaluation, 1) / budget_share(plan.popularity, 1) == pytest.approx(2.0)
+    assert evaluation.event() in plan.events()
+    assert make_plan(configured(), 100, 1).evaluation is None
+
+
+def test_every_mechanism_draws_the_configured_noise() -> None:
+    plan = make_plan(configured(distribution="discrete"), 100, 1)
+    for name in ("popularity", "cooccurrence", "step"):
+        assert plan.mechanism(name).distribution == "discrete"
+    with pytest.raises(PrivacyError, match="no distribution"):
+        dataclasses.replace(plan.mechanism("step"), distribution="laplace")
+
+
+@pytest.mark.parametrize("field", ["sampling_rate", "noise_multiplier", "sensitivity"])
+def test_a_figure_of_a_plan_is_a_float_however_it_is_written(plan: PrivacyPlan, field: str) -> None:
+    """Ledgers keep floats as exact text: a whole number or a truth would not be read back."""
+    value = json.loads(plan.to_json())
+    value["step"][field] = 1
+    read = PrivacyPlan.from_json(json.dumps(value)).mechanism("step")
+    assert type(getattr(read, field)) is float
+    value["step"][field] = True
+    with pytest.raises(PrivacyError, match="True"):
+        PrivacyPlan.from_json(json.dumps(value))
