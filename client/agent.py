@@ -43,8 +43,6 @@ from shared.user_model import item_tensor
 
 LOGGER = logging.getLogger(__name__)
 
-FIELDS = ("name", "declared_users", "round")
-
 
 @dataclass(frozen=True)
 class Resources:

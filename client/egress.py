@@ -67,6 +67,9 @@ def guard(message: Message, context: Context, call_next: CallNext) -> Message:
     except TacitError as error:
         LOGGER.error("egress guard: %s", error)
         return _refusal(message, "the egress guard dropped the reply; the ledger says why")
+    except Exception:
+        LOGGER.exception("egress guard: a reply could not be checked")
+        return _refusal(message, "the egress guard dropped the reply; its own log says why")
 
 
 def checked(message: Message, content: RecordDict, agent: Agent) -> Reply:

@@ -77,7 +77,8 @@ def test_a_stated_need_brings_matching_items_up(
     plain = tacit(*options)
     wanted = tacit(*options, "--need", need)
     assert f"looking for: {need}" in wanted.out
-    assert mean_place(wanted.out, genre) < mean_place(plain.out, genre) - 1.0
+    # By a place or more on the mean.
+    assert mean_place(wanted.out, genre) <= mean_place(plain.out, genre) - 1.0
 
 
 def test_an_organisation_that_is_not_there_is_told_with_those_that_are(

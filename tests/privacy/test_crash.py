@@ -151,7 +151,7 @@ def test_a_kill_on_the_way_to_a_reply_loses_no_spending_and_computes_nothing_twi
                 assert same(reply.arrays, stored)
             assert same(agent.popularity(request).arrays, reply.arrays)
         else:
-            with pytest.raises(RefusedError, match="already"):
+            with pytest.raises(RefusedError, match="has spent its budget already"):
                 agent.popularity(request)
         assert agent.ledger.events() == (plan.mechanism("popularity").event(),)
         assert computed(tmp_path) == (once if spent else 1)

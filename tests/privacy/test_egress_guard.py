@@ -360,6 +360,18 @@ def test_the_text_of_an_exception_stays_at_home(
         assert SECRET not in str(node.agent.ledger.refusals())
 
 
+def test_a_check_that_breaks_lets_nothing_through(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise KeyError(SECRET)
+
+    monkeypatch.setattr("client.egress.checked", breaks)
+    reply = node.ask(messages.JOIN)
+    assert reply.has_error()
+    assert SECRET not in str(reply.error)
+
+
 def test_a_reason_that_the_ledger_does_not_have_stays_at_home(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

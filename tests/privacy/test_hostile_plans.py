@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
@@ -259,19 +259,28 @@ PLAN_FIELDS = {
     "epsilon": [None, 1e-9, 1e300],
     "noise": ["shared", "none", "loud"],
 }
-TWISTS = [
-    (name, field, value)
-    for name in PARTS
-    for field, values in MECHANISM_FIELDS.items()
-    for value in values
-] + [("", field, value) for field, values in PLAN_FIELDS.items() for value in values]
 
-sigmas = st.sampled_from([1.0, 6.0, 6.0, 12.0])
+
+def _twists(fields: dict[str, list[Any]], *parts: str) -> st.SearchStrategy[tuple[str, str, Any]]:
+    """A part of a plan, a field of it, and what a hostile server writes there."""
+    return st.one_of(
+        *(
+            st.tuples(st.sampled_from(parts), st.just(f), st.sampled_from(v))
+            for f, v in fields.items()
+        )
+    )
+
+
+sigmas = st.sampled_from([6.0, 12.0, 6.0, 12.0, 1.0, None])
 plans = st.tuples(
-    st.fixed_dictionaries({name: st.none() | sigmas | sigmas for name in PARTS}),
+    st.fixed_dictionaries(dict.fromkeys(PARTS, sigmas)),
     st.integers(1, 6),
-    st.lists(st.sampled_from(TWISTS), max_size=2),
+    st.lists(_twists(MECHANISM_FIELDS, *PARTS) | _twists(PLAN_FIELDS, ""), max_size=2),
 )
+ALL = dict.fromkeys(PARTS, 12.0)
+SMALLER = (ALL, 6, [("popularity", "sensitivity", 0.5)])
+LOUDER = (ALL, 6, [("step", "sensitivity", 2.0)])
+
 # Which of two offered plans, for which mechanism, in which run and round, and who asks.
 asks = st.tuples(
     st.integers(0, 1),
@@ -386,11 +395,21 @@ def watched(adapter: Arrays) -> Iterator[Watched]:
 @settings(max_examples=100, deadline=None)
 @given(
     epsilon=st.sampled_from([4.0, 12.0]),
-    laid_over=st.lists(st.sampled_from(RULES), max_size=2),
+    laid_over=st.lists(st.sampled_from(RULES), min_size=1, max_size=3),
     offered=st.lists(plans, min_size=2, max_size=2),
-    requests=st.lists(asks, min_size=2, max_size=8),
+    requests=st.lists(asks, min_size=4, max_size=8),
     steps=st.integers(1, 3),
     seed=st.sampled_from([-1] * 9 + [0]),
+)
+@example(8.0, [], [SMALLER, LOUDER], [(0, "popularity", "run-a", 0, "")], 1, -1)
+@example(8.0, [], [SMALLER, LOUDER], [(1, "step", "run-a", 0, "")], 1, -1)
+@example(
+    8.0,
+    [("mechanism", "most_steps_per_round", 1)],
+    [LOUDER, SMALLER],
+    [(1, "step", "run-a", 0, "")],
+    3,
+    -1,
 )
 def test_nothing_that_exceeds_a_policy_is_computed(
     open_agent: OpenAgent,

@@ -75,8 +75,12 @@ def test_a_run_that_asks_for_less_than_is_left_goes_on_and_both_are_in_one_ledge
     assert [line.epsilon_spent for line in made] == spent(houses)
     assert [line.epsilon_budget for line in made] == [ENOUGH_FOR_TWO] * 2
     assert all(b < line.epsilon_spent < b + 4.0 for b, line in zip(before, made, strict=True))
-    for name in ("0001", "0002"):
+    for name, line in zip(("0001", "0002"), made, strict=True):
         assert chain_faults(read_sealed(houses / name / "ledger.sqlite")) == []
+        with open_ledger(houses / name) as ledger:
+            first, _, second, _ = (intent.noise_multiplier for intent in ledger.intents())
+        # The record of both runs states the least noise.
+        assert next(release.sigma for release in line.releases) == first < second
 
 
 def test_a_twin_without_noise_leaves_the_organisations_alone(
