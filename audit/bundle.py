@@ -137,11 +137,9 @@ def canonical_line(line: bytes) -> dict[str, Any]:
 
 
 def _read_ledger(path: Path) -> Evidence:
-    rows = read_filed(path)
-    sentence = "is filed under another number, kind or request than its text names"
-    faults = [Fault(place, sentence) for place, (_, truly) in enumerate(rows, 1) if not truly]
+    stored, faults = read_filed(path)
     anchors, more = _anchors_beside(path.with_name("anchors.json"))
-    return Evidence(path, [sealed for sealed, _ in rows], anchors, [*faults, *more])
+    return Evidence(path, stored, anchors, [*faults, *more])
 
 
 def _anchors_beside(path: Path) -> tuple[list[Anchor], list[Fault]]:

@@ -61,7 +61,7 @@ def spending_chart(
     ax.fill_between(counts, epsilons, step="post", color=GOOD, alpha=0.12, linewidth=0)
     ax.plot(counts[-1], epsilons[-1], "o", color=GOOD, markersize=6, clip_on=False)
     top = max(epsilons[-1], budget or 0.0) * 1.25
-    _budget_line(ax, budget)
+    budget_line(ax, budget)
     for before, date in runs:
         ax.axvline(before, color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)))
         ax.annotate(date, (before, top), (4, -2), textcoords="offset points", va="top", color=MUTED)
@@ -84,7 +84,7 @@ def forecast_chart(
     rounds, epsilons = zip(*points, strict=True)
     ax.plot(rounds, epsilons, color=GOOD, linewidth=2)
     ax.plot(rounds[0], epsilons[0], "o", color=GOOD, markersize=6, clip_on=False)
-    _budget_line(ax, budget)
+    budget_line(ax, budget)
     if fits is not None and fits <= rounds[-1]:
         ax.axvline(fits, color=ALARM, linewidth=1.2, linestyle=DASHES)
         ax.annotate(
@@ -168,9 +168,10 @@ def _figure(height_pt: float, width_pt: float = 680.0) -> tuple[Figure, Axes]:
     return figure, ax
 
 
-def _budget_line(ax: Axes, budget: float | None) -> None:
+def budget_line(ax: Axes, budget: float | None, colour: str = ALARM) -> None:
+    """A dashed line at the budget, with its name at the right end; none without a budget."""
     if budget is not None:
-        ax.axhline(budget, color=ALARM, linestyle=DASHES, linewidth=1.2)
+        ax.axhline(budget, color=colour, linestyle=DASHES, linewidth=1.2)
         ax.annotate(
             f"budget {budget:g}",
             (1, budget),
@@ -178,5 +179,5 @@ def _budget_line(ax: Axes, budget: float | None) -> None:
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             ha="right",
-            color=ALARM,
+            color=colour,
         )

@@ -133,7 +133,7 @@ def print_explanation(console: Console, explanation: Explanation) -> None:
         return
     table = Table(
         title=f"What epsilon {epsilon_text(explanation.epsilon)} at delta "
-        f"{_delta(explanation.delta)} allows any attacker",
+        f"{delta_text(explanation.delta)} allows any attacker",
         title_justify="left",
     )
     table.add_column("Wrongly accuses,\nof those not in the data")
@@ -176,7 +176,3 @@ def paragraph(explanation: Explanation) -> str:
         f"{percent_text(explanation.believed(prior, rate))} by such an accusation. These are "
         "bounds for the worst case; known attacks stay below them."
     )
-
-
-def _delta(delta: float) -> str:
-    return delta_text(delta) if delta else "0"

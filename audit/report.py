@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from audit import charts, report_words
@@ -14,10 +13,10 @@ from audit.bundle import Evidence
 from audit.egress import list_egress
 from audit.spending import Account, Contents, Spend, read_contents, running_epsilons
 from audit.verify import Verification, verify_ledger
-from shared import words
 from shared.accounting import epsilon_coarse, merged
 from shared.errors import PrivacyError
 from shared.files import atomic_path
+from shared.pages import page_environment
 
 MOST_POINTS = 60
 MOST_GROUPS = 60
@@ -104,7 +103,7 @@ def write_report(evidence: Evidence, path: Path) -> Verification:
         contents = None
     counted = contents if checked.spent else None
     page = (
-        _environment()
+        page_environment(Path(__file__).parent, report_words, FILTERS)
         .get_template("report.html.j2")
         .render(
             checked=checked,
@@ -124,20 +123,6 @@ def write_report(evidence: Evidence, path: Path) -> Verification:
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return checked
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    known = vars(words) | vars(report_words)
-    environment.filters |= {name: known[f"{name}_text"] for name in FILTERS}
-    environment.filters["plural"] = words.plural
-    return environment
 
 
 def _gauge(account: Account) -> Gauge:

@@ -6,7 +6,6 @@ server hands back.
 """
 
 import functools
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,14 +33,12 @@ from shared.errors import FederationError
 from shared.files import atomic_path, write_json
 from shared.histories import PrivateHistories
 from shared.messages import Reply, Request, unpack_delivery
-from shared.plan import MECHANISMS, Mechanism
+from shared.plan import Mechanism
 from shared.policy import Policy
 from shared.randomness import PrivateRandom
 from shared.scoring import Scorer
 from shared.statistics import AUTO_RANGE, Statistics, cooccurrence_sum, popularity_sum
 from shared.user_model import item_tensor
-
-LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,16 +109,13 @@ class Agent:
     def plan(self, request: Request) -> Reply:
         """Judge a whole plan before anything of it runs; the judgement stays here."""
         plan = plan_of(request, "plan")
-        if any(getattr(plan, name) for name in ("step", "evaluation")):
+        if plan.step or plan.evaluation:
             self._check_model(request, "plan")
         steps = min(self.config.training.steps_per_round, plan.steps)
         secret = self.config.privacy.noise_seed < 0 and self.config.privacy.noise != "none"
         intents = [
-            self.releases.intent(
-                request, plan.mechanism(name), steps if name == "step" else 1, secret
-            )
-            for name in MECHANISMS
-            if getattr(plan, name) is not None
+            self.releases.intent(request, m, steps if m.name == "step" else 1, secret)
+            for m in plan.mechanisms
         ]
         if not intents:
             raise FederationError("plan: it has no mechanism; there is nothing to judge")
@@ -137,15 +131,12 @@ class Agent:
 
         def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
             canaries = Canaries.on_items(self.releases.canaries, request.run, request.round, keys)
-            noised = noised_sum(
-                self._training,
-                lambda chosen: popularity_sum(chosen, len(self.catalogue)),
-                mechanism,
-                random,
-                canaries,
-            )
-            self._keep_canaries(canaries, mechanism, request)
-            return {"keys": keys, "values": noised.astype(np.float32)}
+
+            def total(chosen: PrivateHistories) -> npt.NDArray[np.float64]:
+                return popularity_sum(chosen, len(self.catalogue))
+
+            noised = self._noised(request, mechanism, total, random, canaries)
+            return {"keys": keys, "values": noised}
 
         return self.releases.release(request, mechanism, 1, compute)
 
@@ -168,15 +159,12 @@ class Agent:
             canaries = Canaries.on_pairs(
                 self.releases.canaries, request.run, request.round, own, top
             )
-            noised = noised_sum(
-                self._training,
-                lambda chosen: cooccurrence_sum(chosen, top, self.config.statistics),
-                mechanism,
-                random,
-                canaries,
-            )
-            self._keep_canaries(canaries, mechanism, request)
-            return {"keys": own, "values": noised.astype(np.float32)}
+
+            def total(chosen: PrivateHistories) -> npt.NDArray[np.float64]:
+                return cooccurrence_sum(chosen, top, self.config.statistics)
+
+            noised = self._noised(request, mechanism, total, random, canaries)
+            return {"keys": own, "values": noised}
 
         return self.releases.release(request, mechanism, 1, compute)
 
@@ -200,11 +188,13 @@ class Agent:
         cutoff = self.config.evaluation.cutoff
 
         def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
-            chosen = self._histories
-            if mechanism.sampling_rate < 1.0:
-                chosen = chosen.select(mechanism.sample(len(chosen), random))
-            total = evaluation_sum(scorer, chosen, cutoff)
-            return {"values": mechanism.noised(total, random).astype(np.float32)}
+            noised = noised_sum(
+                self._histories,
+                lambda chosen: evaluation_sum(scorer, chosen, cutoff),
+                mechanism,
+                random,
+            )
+            return {"values": noised.astype(np.float32)}
 
         return self.releases.release(request, mechanism, 1, compute)
 
@@ -309,6 +299,19 @@ class Agent:
                 "allowed",
             )
         return resources
+
+    def _noised(
+        self,
+        request: Request,
+        mechanism: Mechanism,
+        total: Callable[[PrivateHistories], npt.NDArray[np.float64]],
+        random: PrivateRandom,
+        canaries: Canaries | None,
+    ) -> npt.NDArray[np.float32]:
+        """A statistic with noise, without the canaries' parts, and their record kept."""
+        noised = noised_sum(self._training, total, mechanism, random, canaries)
+        self._keep_canaries(canaries, mechanism, request)
+        return noised.astype(np.float32)
 
     def _train(
         self, request: Request, mechanism: Mechanism, steps: int, random: PrivateRandom

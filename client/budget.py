@@ -1,11 +1,12 @@
-"""Whether a release fits into the budget's epsilon, decided by the cost of everything together."""
+"""Whether a policy allows a release: its rules, and the budget by the cost of all together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.accounting import Event, Events, contained, epsilon_checked, merged
 from shared.entries import Intent, Refusal
 from shared.errors import PrivacyError
-from shared.judge import Past
+from shared.judge import Past, judge, judge_plan
 from shared.plan import PrivacyPlan
 from shared.policy import Policy
 
@@ -48,6 +49,20 @@ class BudgetJudge:
         self._past = past
         self._covered: dict[str | None, Events] = {}
 
+    def judged(self, intents: Sequence[Intent], plan: PrivacyPlan, at: str) -> list[Refusal]:
+        """Why intents of a plan would be refused: by rules, or else by the budget's epsilon.
+
+        Args:
+            intents: the one about to be written, or one of each mechanism of a plan.
+            plan: that they belong to.
+            at: time, ISO 8601.
+        """
+        broken: list[Refusal] = []
+        for intent in intents:
+            broken += judge(self._policy, intent, at, self._past)
+            broken += judge_plan(self._policy, plan, intent, self._past)
+        return list(dict.fromkeys(broken)) or self.refusals(intents[0], plan)
+
     def refusals(self, intent: Intent, plan: PrivacyPlan) -> list[Refusal]:
         """Why the budget's epsilon would be passed; a run's first intent counts its whole plan."""
         budget = self._policy.budget
@@ -61,30 +76,24 @@ class BudgetJudge:
             return []
         whole = merged([*spent, *_without(plan.events(), begun)])
         try:
-            now_it_is = epsilon_checked(spent, budget.delta)
             planned = epsilon_checked(whole, budget.delta)
             if planned <= budget.epsilon:
                 self._covered[federation] = whole
                 return []
-            if not begun:
-                return [
-                    Refusal(
-                        "budget.epsilon",
-                        f"the whole plan would bring epsilon from {now_it_is:.3f} to {planned:.3f} "
-                        f"at delta {budget.delta:g}; the budget is {budget.epsilon:g}",
-                    )
-                ]
-            epsilon = epsilon_checked(after, budget.delta)
+            what, epsilon = "the whole plan", planned
+            if begun:
+                what, epsilon = intent.mechanism, epsilon_checked(after, budget.delta)
+                if epsilon <= budget.epsilon:
+                    self._covered[federation] = after
+                    return []
+            now_it_is = epsilon_checked(spent, budget.delta)
         except PrivacyError as error:
             return [Refusal("accountants", str(error))]
-        if epsilon <= budget.epsilon:
-            self._covered[federation] = after
-            return []
         return [
             Refusal(
                 "budget.epsilon",
-                f"{intent.mechanism} would bring epsilon from {now_it_is:.3f} to {epsilon:.3f} at "
-                f"delta {budget.delta:g}; the budget is {budget.epsilon:g}",
+                f"{what} would bring epsilon from {now_it_is:.3f} to {epsilon:.3f} at delta "
+                f"{budget.delta:g}; the budget is {budget.epsilon:g}",
             )
         ]
 

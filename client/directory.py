@@ -19,7 +19,7 @@ from shared.catalogue import Catalogue
 from shared.config import Config, from_run_config
 from shared.encoder import Vectors, centred, encode_texts
 from shared.errors import RunError
-from shared.files import atomic_path, run_directory, write_json
+from shared.files import atomic_path, organisations_directory, run_directory, write_json
 from shared.histories import PrivateHistories
 from shared.keys import SigningKey, load_or_create_secret, population_fingerprint
 from shared.models import LoadedModel, load_model
@@ -73,7 +73,7 @@ def organisation_directory(run: Path, config: Config, number: int) -> Path:
 
 
 def _directory(run: Path, chosen: str, number: int) -> Path:
-    return (Path(chosen) if chosen else run / "organisations") / f"{number + 1:04d}"
+    return organisations_directory(run, chosen) / f"{number + 1:04d}"
 
 
 def experiment_policy(config: Config, identity: Identity, users: int) -> Policy:

@@ -7,9 +7,7 @@ from shared.histories import PrivateHistories
 from shared.metrics import evaluate
 from shared.scoring import Scorer
 from shared.splits import NO_TARGET, leave_one_out
-
-# Keeps a row's computed norm at most sqrt(3) in float64.
-UNIT = 1.0 - 1e-12
+from shared.statistics import UNIT
 
 
 def evaluation_sum(

@@ -24,7 +24,7 @@ from shared.chain import (
     Record,
     Sealed,
     chain_faults,
-    filed_truly,
+    filed_records,
     head_faults,
     now,
     read_anchors,
@@ -43,7 +43,7 @@ from shared.entries import (
 )
 from shared.errors import PrivacyError, RefusedError
 from shared.files import atomic_path
-from shared.judge import Past, judge, judge_plan
+from shared.judge import Past
 from shared.keys import SigningKey
 from shared.plan import Adjacency, PrivacyPlan
 from shared.policy import Policy
@@ -100,7 +100,7 @@ class Ledger:
         self._key = key
         self._past = Past()
         self._read = 0
-        self._in_force = ""
+        self._in_force: Opening | Amendment | None = None
         self._own: list[Record] = []
         self._budget = BudgetJudge(policy, self._past)
         try:
@@ -158,9 +158,7 @@ class Ledger:
             if row:
                 refusals = [Refusal("request", f"request {request} has spent its budget already")]
             else:
-                refusals = judge(self.policy, intent, at, self._past)
-                refusals += judge_plan(self.policy, plan, intent, self._past)
-                refusals = refusals or self._budget.refusals(intent, plan)
+                refusals = self._budget.judged([intent], plan, at)
             if not refusals:
                 return self._append("intent", request, to_body(intent), at)
             for refusal in refusals:
@@ -175,12 +173,7 @@ class Ledger:
         """
         with self._write():
             self._check_policy()
-            at = now()
-            found: list[Refusal] = []
-            for intent in intents:
-                found += judge(self.policy, intent, at, self._past)
-                found += judge_plan(self.policy, plan, intent, self._past)
-            refusals = list(dict.fromkeys(found)) or self._budget.refusals(intents[0], plan)
+            refusals = self._budget.judged(intents, plan, now())
             for refusal in refusals:
                 self._append_refusal(request, refusal)
         if refusals:
@@ -258,12 +251,7 @@ class Ledger:
 
     def release_of(self, request: str) -> Release | None:
         """What left for a request, or None."""
-        number = self._number("release", request)
-        if not number:
-            return None
-        entry = parse_entry(self._record(number))
-        assert isinstance(entry, Release)
-        return entry
+        return next((e for e in self._entries("release", request) if isinstance(e, Release)), None)
 
     def released_at(self, request: str) -> int:
         """Number of the release's record for a request; 0 where there is none."""
@@ -279,12 +267,7 @@ class Ledger:
 
     def refusals_of(self, request: str) -> tuple[Refusal, ...]:
         """What was refused for a request, in order."""
-        rows = self._connection.execute(
-            "SELECT record FROM records WHERE kind = 'refusal' AND request = ? ORDER BY sequence",
-            (request,),
-        )
-        entries = (parse_entry(Record.parse(text)) for (text,) in rows.fetchall())
-        return tuple(e for e in entries if isinstance(e, Refusal))
+        return tuple(e for e in self._entries("refusal", request) if isinstance(e, Refusal))
 
     def refusals(self) -> tuple[Refusal, ...]:
         """All that was refused, in order."""
@@ -305,26 +288,18 @@ class Ledger:
 
     def _open(self, purpose: str) -> None:
         with self._write() as connection:
-            rows = connection.execute(
-                "SELECT sequence, kind, request, record, sha256, signature FROM records "
-                "ORDER BY sequence"
-            ).fetchall()
-            if not rows:
+            stored, misfiled = filed_records(connection)
+            if not stored:
                 self._start(purpose)
                 return
-        stored = [Sealed(*row[3:]) for row in rows]
-        misfiled = [
-            Fault(place, "is filed under another number, kind or request than its text names")
-            for place, (sealed, row) in enumerate(zip(stored, rows, strict=True), start=1)
-            if not filed_truly(sealed, row[:3])
-        ]
         faults = misfiled + chain_faults(stored, self._key.public) + self._rolled_back(stored)
         if faults:
             raise PrivacyError(
                 f"{self.path}: record {faults[0].sequence}: {faults[0].sentence}. Nothing is "
                 "released on a damaged ledger; tacit audit verify lists every fault"
             )
-        recorded = policy_in_force(stored)
+        assert self._in_force is not None
+        recorded = Policy.from_record(self._in_force.policy)
         if recorded != self.policy:
             raise PrivacyError(
                 f"{self.path}: has another policy: {self.policy.differences(recorded)}. A policy "
@@ -402,22 +377,18 @@ class Ledger:
         if isinstance(entry, Intent):
             self._past.add(entry, record.at)
         if isinstance(entry, Opening | Amendment):
-            self._in_force = entry.policy_sha256
+            self._in_force = entry
         self._read = record.sequence
 
     def _check_policy(self) -> None:
-        if self._in_force != self.policy.sha256:
+        if self._in_force is None or self._in_force.policy_sha256 != self.policy.sha256:
             raise PrivacyError(
                 f"{self.path}: its policy was amended by another process; start this one anew"
             )
 
     def _append_refusal(self, request: str, refusal: Refusal) -> None:
-        body = to_body(refusal)
-        rows = self._connection.execute(
-            "SELECT record FROM records WHERE kind = 'refusal' AND request = ?", (request,)
-        )
-        if all(Record.parse(text).body != body for (text,) in rows):
-            self._append("refusal", request, body)
+        if refusal not in self.refusals_of(request):
+            self._append("refusal", request, to_body(refusal))
 
     def _append(
         self, kind: str, request: str | None, body: Mapping[str, Any], at: str | None = None
@@ -445,15 +416,12 @@ class Ledger:
         ).fetchone()
         return 0 if row is None else int(row[0])
 
-    def _record(self, sequence: int) -> Record:
-        row = self._connection.execute(
-            "SELECT record FROM records WHERE sequence = ?", (sequence,)
-        ).fetchone()
-        return Record.parse(row[0])
-
-    def _entries(self, kind: str) -> Iterator[Entry | None]:
+    def _entries(self, kind: str, request: str | None = None) -> Iterator[Entry | None]:
+        """Entries of a kind in order: of one request, or by default all."""
+        chosen = "kind = ?" if request is None else "kind = ? AND request = ?"
         rows = self._connection.execute(
-            "SELECT record FROM records WHERE kind = ? ORDER BY sequence", (kind,)
+            f"SELECT record FROM records WHERE {chosen} ORDER BY sequence",
+            (kind,) if request is None else (kind, request),
         )
         return (parse_entry(Record.parse(text)) for (text,) in rows.fetchall())
 

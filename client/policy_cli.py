@@ -1,7 +1,6 @@
 """``tacit policy``: write an organisation's policy, check it, judge a plan by it, amend it."""
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -86,7 +85,7 @@ def _judged(console: Console, policy: "Policy", ledger: Path, plan: "PrivacyPlan
     from client.budget import BudgetJudge
     from shared.chain import Record, now, read_sealed
     from shared.entries import Intent, parse_entry
-    from shared.judge import Past, judge, judge_plan
+    from shared.judge import Past
 
     past = Past()
     for sealed in read_sealed(ledger) if ledger.exists() else ():
@@ -95,10 +94,7 @@ def _judged(console: Console, policy: "Policy", ledger: Path, plan: "PrivacyPlan
         if isinstance(entry, Intent):
             past.add(entry, record.at)
     budget = BudgetJudge(policy, past)
-    refusals = []
-    for intent in _intents(policy, plan):
-        refusals += judge(policy, intent, now(), past) + judge_plan(policy, plan, intent, past)
-    refusals = list(dict.fromkeys(refusals)) or budget.refusals(_intents(policy, plan)[0], plan)
+    refusals = budget.judged(_intents(policy, plan), plan, now())
     found = budget.judgement(plan, "")
     table = Table(title=f"The plan, judged at delta {found.delta:.3g}")
     for heading in ("Epsilon now", "when all of it has run", "budget", "left then"):
@@ -115,32 +111,24 @@ def _judged(console: Console, policy: "Policy", ledger: Path, plan: "PrivacyPlan
 def _intents(policy: "Policy", plan: "PrivacyPlan") -> list["Intent"]:
     """One intent of each mechanism, of a run that has not begun; a round has one step."""
     from shared.entries import Intent
-    from shared.plan import MECHANISMS
 
-    found = [m for m in (getattr(plan, name) for name in MECHANISMS) if m is not None]
     servers = policy.federations.allowed
     return [
-        Intent(
+        Intent.of(
+            mechanism,
+            plan,
+            1,
             run="",
             round=0,
             federation=servers[0] if servers else "",
-            mechanism=m.name,
-            sampling_rate=m.sampling_rate,
-            noise_multiplier=m.noise_multiplier,
-            sensitivity=m.sensitivity,
-            noise_share=m.noise_share,
-            count=1,
-            noise=plan.noise.value,
-            distribution=m.distribution,
             secret_randomness=True,
-            plan=plan.sha256,
             adapter_before="",
             policy=policy.sha256,
             population="",
             code="",
             canaries=0,
         )
-        for m in found
+        for mechanism in plan.mechanisms
     ]
 
 
@@ -154,6 +142,6 @@ def _read_plan(path: Path) -> "PrivacyPlan":
 
 
 def _shown(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{math.ceil(value * 1000) / 1000:.3f}" if math.isfinite(value) else "no bound"
+    from shared.words import thousandths_text
+
+    return "-" if value is None else thousandths_text(value)

@@ -83,7 +83,7 @@ class Releases:
             with atomic_path(answer) as temporary:
                 save_file(arrays, temporary, metadata={"request": identifier})
         # Also for a stored answer: the process may have ended between keeping it and this line.
-        if self.ledger.release_of(identifier) is None:
+        if not self.ledger.released_at(identifier):
             self.ledger.record_release(
                 identifier, self._described(mechanism.name, identifier, arrays)
             )
@@ -121,20 +121,14 @@ class Releases:
         """
         plan = plan_of(request, mechanism.name)
         before = request.arrays if mechanism.name == "step" and request.arrays else None
-        return Intent(
+        return Intent.of(
+            mechanism,
+            plan,
+            count,
             run=request.run,
             round=request.round,
             federation=request.federation,
-            mechanism=mechanism.name,
-            sampling_rate=mechanism.sampling_rate,
-            noise_multiplier=mechanism.noise_multiplier,
-            sensitivity=mechanism.sensitivity,
-            noise_share=mechanism.noise_share,
-            count=count,
-            noise=plan.noise.value,
-            distribution=mechanism.distribution,
             secret_randomness=secret,
-            plan=plan.sha256,
             adapter_before="" if before is None else arrays_sha256(before),
             policy=self.ledger.policy.sha256,
             population=self.ledger.population,

@@ -6,21 +6,12 @@ organisation that begins a second ledger under its key is seen too.
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from shared.chain import Anchor, Head, canonical, countersign, parse_head
 from shared.errors import FederationError, PrivacyError, RunError
 from shared.keys import SigningKey
 from shared.messages import Reply
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A head and the server's signature under it."""
-
-    head: Head
-    anchor: Anchor
 
 
 class HeadBook:
@@ -36,7 +27,7 @@ class HeadBook:
     def __init__(self, directory: Path) -> None:
         self.key = SigningKey.load_or_create(directory / "server.pem")
         self.path = directory / "heads.jsonl"
-        self._latest: dict[str, Seen] = {}
+        self._latest: dict[str, Head] = {}
         self._of_node: dict[int, Anchor] = {}
         if self.path.exists():
             self._read()
@@ -68,8 +59,8 @@ class HeadBook:
         # Written down first: a signed head that contradicts another is the proof of it.
         known = self._latest.get(head.key)
         if known is not None:
-            self._compare(reply.name, head, known.head)
-        self._latest[head.key] = Seen(head, anchor)
+            self._compare(reply.name, head, known)
+        self._latest[head.key] = head
         self._of_node[reply.node] = anchor
 
     def anchor_for(self, node: int) -> Anchor | None:
@@ -107,9 +98,8 @@ class HeadBook:
                 )
             # A head that contradicts what came before was refused and is here as the proof.
             known = self._latest.get(head.key)
-            newer = known is not None and head.sequence > known.head.sequence
-            if known is None or (newer and head.ledger == known.head.ledger):
-                self._latest[head.key] = Seen(head, anchor)
+            if known is None or (head.ledger == known.ledger and head.sequence > known.sequence):
+                self._latest[head.key] = head
 
     def _signed(self, anchor: Anchor, head: Head) -> bool:
         signed = (anchor.server_key, anchor.ledger, anchor.sequence, anchor.sha256)

@@ -40,8 +40,6 @@ PRV_ABOVE_PLD = 0.03
 # Epsilon is some 80 there: no guarantee, and a hostile plan beyond it would fill the memory of the
 # accountants, whose tables grow with epsilon.
 LARGEST_MU = 10.0
-
-
 # Beyond these a hostile plan's figures leave what floats hold; what they cost is not measurable.
 GREATEST_NOISE = 1e9
 LEAST_RATE = 1e-9
@@ -72,10 +70,14 @@ Events = tuple[Event, ...]
 
 
 def merged(events: Iterable[Event]) -> Events:
-    """Equal events as one, in a canonical order: composition does not depend on it, cost does."""
+    """Equal events as one, in a canonical order: composition does not depend on it, cost does.
+
+    Figures beyond the bounds of floats are taken for those bounds, which cost more.
+    """
     counts: Counter[tuple[float, float]] = Counter()
     for event in events:
-        counts[event.sampling_rate, event.noise_multiplier] += event.count
+        rate = max(event.sampling_rate, LEAST_RATE)
+        counts[rate, min(event.noise_multiplier, GREATEST_NOISE)] += event.count
     return tuple(sorted(Event(q, sigma, n) for (q, sigma), n in counts.items() if n))
 
 
@@ -97,13 +99,13 @@ def epsilon_pld(
         delta: at which.
         discretisation: cell of the losses' grid; by default ``discretisation_of(events)``.
     """
-    composed = _composed(events)
+    composed = merged(events)
     return _epsilon_pld(composed, _checked(delta), discretisation or discretisation_of(composed))
 
 
 def epsilon_coarse(events: Iterable[Event], delta: float) -> float:
     """PLD's epsilon on a coarse grid, for searches: at most 0.1% or so above the fine one."""
-    composed = _composed(events)
+    composed = merged(events)
     return epsilon_pld(composed, delta, discretisation_of(composed, COARSE_DISCRETISATION))
 
 
@@ -112,12 +114,12 @@ def epsilon_prv(events: Iterable[Event], delta: float) -> float:
 
     Its error is 0.01, more for ledgers whose grid would pass ``shared.prv.LARGEST_GRID``.
     """
-    return _epsilon_prv(_composed(events), _checked(delta)).epsilon
+    return _epsilon_prv(merged(events), _checked(delta)).epsilon
 
 
 def epsilon_rdp(events: Iterable[Event], delta: float) -> float:
     """Epsilon at ``delta`` by Rényi differential privacy: a ceiling, never the claim."""
-    return _epsilon_rdp(_composed(events), _checked(delta))
+    return _epsilon_rdp(merged(events), _checked(delta))
 
 
 def epsilon_checked(events: Iterable[Event], delta: float) -> float:
@@ -132,7 +134,7 @@ def epsilon_checked(events: Iterable[Event], delta: float) -> float:
         PrivacyError: if PLD lies above PRV or further below it than that; or if there are more
             sampled releases than ``LARGEST_COUNT``.
     """
-    composed = _composed(events)
+    composed = merged(events)
     pld = epsilon_pld(composed, delta)
     if math.isinf(pld) or not composed:
         return pld
@@ -246,18 +248,6 @@ def least_scale(enough: Callable[[float], bool], tolerance: float) -> float:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
-
-
-def _composed(events: Iterable[Event]) -> Events:
-    """Merged, with figures beyond the bounds of floats taken for those bounds, which cost more."""
-    return merged(
-        Event(
-            max(event.sampling_rate, LEAST_RATE),
-            min(event.noise_multiplier, GREATEST_NOISE),
-            event.count,
-        )
-        for event in events
-    )
 
 
 def _checked(delta: float) -> float:

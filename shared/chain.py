@@ -156,6 +156,19 @@ class Anchor:
         return anchor
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a ledger.
+
+    Attributes:
+        sequence: number of the record; 0 for the ledger as a whole.
+        sentence: what.
+    """
+
+    sequence: int
+    sentence: str
+
+
 def canonical(value: Any) -> str:
     """JSON by RFC 8785: equal values give equal bytes."""
     return rfc8785.dumps(value).decode()
@@ -196,14 +209,11 @@ def read_sealed(path: Path) -> list[Sealed]:
     Raises:
         PrivacyError: if the file is missing or no ledger.
     """
-    return [sealed for sealed, _ in read_filed(path)]
+    return read_filed(path)[0]
 
 
-def read_filed(path: Path) -> list[tuple[Sealed, bool]]:
-    """All records of a ledger file in order, each with whether it is filed as what it is.
-
-    The file's columns by which a client looks records up are not signed: they must say the same as
-    the record.
+def read_filed(path: Path) -> tuple[list[Sealed], list[Fault]]:
+    """``filed_records`` of a ledger file, without writing to it.
 
     Raises:
         PrivacyError: if the file is missing or no ledger.
@@ -216,43 +226,38 @@ def read_filed(path: Path) -> list[tuple[Sealed, bool]]:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)) as connection:
             # Bytes that are no text then show as another text instead of an error.
             connection.text_factory = lambda raw: raw.decode(errors="replace")
-            rows = connection.execute(
-                "SELECT sequence, kind, request, record, sha256, signature FROM records "
-                "ORDER BY sequence"
-            ).fetchall()
+            return filed_records(connection)
     except sqlite3.Error as error:
         raise PrivacyError(f"{path}: cannot be read as a ledger ({error})") from error
-    found = []
-    for *filed, text, digest, signature in rows:
-        sealed = Sealed(str(text), str(digest), str(signature))
-        found.append((sealed, filed_truly(sealed, filed)))
-    return found
 
 
-def filed_truly(sealed: Sealed, filed: Sequence[Any]) -> bool:
-    """Whether number, kind and request of a row are those of its record.
+def filed_records(connection: sqlite3.Connection) -> tuple[list[Sealed], list[Fault]]:
+    """All records of an open ledger in order, and those that are not filed as what they are.
 
-    Text that is no record at all counts as filed truly: the chain's own check finds it.
+    The columns by which a client looks records up are not signed: they must say the same as the
+    record.
     """
+    stored, faults = [], []
+    rows = connection.execute(
+        "SELECT sequence, kind, request, record, sha256, signature FROM records ORDER BY sequence"
+    )
+    for place, (*filed, text, digest, signature) in enumerate(rows, start=1):
+        sealed = Sealed(str(text), str(digest), str(signature))
+        stored.append(sealed)
+        if not _filed_truly(sealed, filed):
+            sentence = "is filed under another number, kind or request than its text names"
+            faults.append(Fault(place, sentence))
+    return stored, faults
+
+
+def _filed_truly(sealed: Sealed, filed: Sequence[Any]) -> bool:
+    # Text that is no record at all counts as filed truly: the chain's own check finds it.
     try:
         value = json.loads(sealed.text)
         named = [value["sequence"], value["kind"], value["request"]]
     except (ValueError, TypeError, KeyError, RecursionError):
         return True
     return list(filed) == named
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong with a ledger.
-
-    Attributes:
-        sequence: number of the record; 0 for the ledger as a whole.
-        sentence: what.
-    """
-
-    sequence: int
-    sentence: str
 
 
 def chain_faults(stored: Sequence[Sealed], key: str | None = None) -> list[Fault]:

@@ -7,13 +7,12 @@ what left, ``refusal`` what did not, ``anchor`` that a server has seen a head.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from shared.accounting import Event
 from shared.chain import Record
 from shared.errors import PrivacyError
-
-KINDS = ("open", "policy", "intent", "release", "refusal", "anchor")
+from shared.plan import Mechanism, PrivacyPlan
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,29 @@ class Intent:
     population: str
     code: str
     canaries: int
+
+    @classmethod
+    def of(cls, mechanism: Mechanism, plan: PrivacyPlan, count: int, **rest: Any) -> Self:
+        """The intent of a plan's mechanism.
+
+        Args:
+            mechanism: of the release.
+            plan: that it belongs to.
+            count: releases of it.
+            rest: the attributes that neither of them says.
+        """
+        return cls(
+            mechanism=mechanism.name,
+            sampling_rate=mechanism.sampling_rate,
+            noise_multiplier=mechanism.noise_multiplier,
+            sensitivity=mechanism.sensitivity,
+            noise_share=mechanism.noise_share,
+            count=count,
+            noise=plan.noise.value,
+            distribution=mechanism.distribution,
+            plan=plan.sha256,
+            **rest,
+        )
 
     def event(self) -> Event:
         """What it costs."""

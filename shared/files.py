@@ -54,6 +54,11 @@ def run_directory(run_config: Mapping[str, object], run_id: int) -> Path:
     return Path(str(chosen)) if chosen else state_dir() / "runs" / f"flower-{run_id}"
 
 
+def organisations_directory(run: Path, chosen: str) -> Path:
+    """Folder of a run's organisations: its own, or where ``run.organisations`` keeps them."""
+    return Path(chosen) if chosen else run / "organisations"
+
+
 def state_dir() -> Path:
     """``$TACIT_HOME`` or ``~/.local/share/tacit``: for runs that name no folder."""
     chosen = os.environ.get("TACIT_HOME")

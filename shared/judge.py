@@ -7,12 +7,13 @@ release that the policy forbade shows in either.
 from collections import Counter, deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import chain
 
 from dp_accounting.gaussian_mechanism import get_sigma_gaussian
 
 from shared.accounting import Event, Events, merged, mu_squared
 from shared.entries import Intent, Refusal
-from shared.plan import MECHANISMS, SENSITIVITY, PrivacyPlan
+from shared.plan import SENSITIVITY, PrivacyPlan
 from shared.policy import Policy
 
 DAY = timedelta(days=1)
@@ -96,14 +97,14 @@ def judge(policy: Policy, intent: Intent, at: str, past: Past) -> list[Refusal]:
         at: time of its writing, ISO 8601.
         past: what stood before it.
     """
-    return [
-        Refusal(rule, f"{intent.mechanism}: {sentence}")
-        for rules in (_egress, _noise, _sensitivity, _size)
-        for rule, sentence in rules(policy, intent)
-    ] + [
-        Refusal(rule, f"{intent.mechanism}: {sentence}")
-        for rule, sentence in _history(policy, intent, at, past)
-    ]
+    broken = chain(
+        _egress(policy, intent),
+        _noise(policy, intent),
+        _sensitivity(policy, intent),
+        _size(policy, intent),
+        _history(policy, intent, at, past),
+    )
+    return [Refusal(rule, f"{intent.mechanism}: {sentence}") for rule, sentence in broken]
 
 
 def judge_plan(policy: Policy, plan: PrivacyPlan, intent: Intent, past: Past) -> list[Refusal]:
@@ -148,17 +149,14 @@ def _has_further(plan: PrivacyPlan, intent: Intent, past: Past) -> bool:
     if planned is None or planned.event(intent.count) != intent.event():
         return False
     released = past.releases(intent.run, intent.mechanism)
-    return released + intent.count <= (plan.steps if intent.mechanism == "step" else 1)
+    return released + intent.count <= plan.releases(intent.mechanism)
 
 
 def _planned_shares(policy: Policy, plan: PrivacyPlan, past: Past) -> list[Refusal]:
     taken: dict[str, float] = {}
-    for name in MECHANISMS:
-        mechanism = getattr(plan, name)
-        if mechanism is not None:
-            count = plan.steps if name == "step" else 1
-            part = PART_OF_BUDGET[name]
-            taken[part] = taken.get(part, 0.0) + mu_squared(mechanism.event(count))
+    for mechanism in plan.mechanisms:
+        part, count = PART_OF_BUDGET[mechanism.name], plan.releases(mechanism.name)
+        taken[part] = taken.get(part, 0.0) + mu_squared(mechanism.event(count))
     return [
         Refusal(f"budget.{part}", f"the whole plan: {sentence}")
         for part, more in taken.items()

@@ -156,18 +156,27 @@ class PrivacyPlan:
         Raises:
             PrivacyError: if the plan has none.
         """
-        for mechanism in (self.popularity, self.cooccurrence, self.step, self.evaluation):
-            if mechanism is not None and mechanism.name == name:
+        for mechanism in self.mechanisms:
+            if mechanism.name == name:
                 return mechanism
         raise PrivacyError(f"the plan has no mechanism {name!r}")
 
+    @property
+    def mechanisms(self) -> tuple[Mechanism, ...]:
+        """Those that the plan has, in the order of ``MECHANISMS``."""
+        found = (getattr(self, name) for name in MECHANISMS)
+        return tuple(mechanism for mechanism in found if mechanism is not None)
+
+    def releases(self, name: str) -> int:
+        """How often the mechanism of that name is released: private steps, or once."""
+        return self.steps if name == "step" else 1
+
     def events(self, steps: int | None = None) -> Events:
         """Cost of the one-shot releases and of the first ``steps`` steps (by default all)."""
-        shots = (self.popularity, self.cooccurrence, self.evaluation)
-        once = [m.event() for m in shots if m is not None]
-        if self.step is None:
-            return merged(once)
-        return merged([*once, self.step.event(self.steps if steps is None else steps)])
+        return merged(
+            m.event(self.releases(m.name) if steps is None or m.name != "step" else steps)
+            for m in self.mechanisms
+        )
 
     def spent(self, steps: int | None = None) -> float:
         """Epsilon after ``steps`` steps, by PLD and confirmed by PRV."""

@@ -15,6 +15,15 @@ def epsilon_text(epsilon: float | None) -> str:
     return "no bound" if epsilon is None or math.isinf(epsilon) else decimals(epsilon, 3)
 
 
+def thousandths_text(epsilon: float) -> str:
+    """Epsilon rounded up to three decimals, all of them written, for columns.
+
+    >>> thousandths_text(7.99912), thousandths_text(8.0), thousandths_text(math.inf)
+    ('8.000', '8.000', 'no bound')
+    """
+    return f"{math.ceil(epsilon * 1000) / 1000:.3f}" if math.isfinite(epsilon) else "no bound"
+
+
 def delta_text(delta: float) -> str:
     """Delta rounded up to two significant digits, as a number times a power of ten."""
     if delta == 0.0:

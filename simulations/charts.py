@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from audit.charts import budget_line
+
 Shape = Literal["wide", "narrow"]
 """For a desktop or for a phone: the page shows one of the two, so that text keeps its size."""
 
@@ -123,17 +125,7 @@ def rounds_chart(curves: Sequence[Curve], cutoff: int, budget: float | None, sha
         if with_epsilon:
             for curve in curves:
                 _line(axes[-1], curve.epsilon, curve.colour, marker="")
-            if budget is not None:
-                axes[-1].axhline(budget, color=_MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
-                axes[-1].annotate(
-                    f"budget {budget:g}",
-                    (1, budget),
-                    (0, 4),
-                    xycoords=("axes fraction", "data"),
-                    textcoords="offset points",
-                    ha="right",
-                    color=_MUTED,
-                )
+            budget_line(axes[-1], budget, _MUTED)
             axes[-1].set_title("Epsilon spent")
             top = max(value for curve in curves for _, value in curve.epsilon)
             axes[-1].set_ylim(0, 1.2 * max(top, budget or 0.0))

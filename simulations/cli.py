@@ -16,6 +16,7 @@ from audit.views_cli import explain_command, forecast_command, report_command
 from client.policy_cli import policy_app
 from shared.config import Config, load_config
 from shared.errors import DataError, RunError, TacitError
+from shared.files import organisations_directory
 from shared.sections import to_toml
 from simulations.bench.cli import bench_app
 from simulations.options import BaseName, ConfigFile, DataSource, Overrides, WarmStart
@@ -171,9 +172,9 @@ def organisation_folder(run: Path, name: str) -> Path:
     """
     from client.directory import read_policy
 
-    chosen = run_config(run).run.organisations
+    within = organisations_directory(run, run_config(run).run.organisations)
     found = {}
-    for folder in sorted((Path(chosen) if chosen else run / "organisations").glob("0*")):
+    for folder in sorted(within.glob("0*")):
         found[read_policy(folder).organisation.name] = folder
     if name not in found:
         raise DataError(f"{run}: has no organisation {name!r}; it has {', '.join(found)}")

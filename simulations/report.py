@@ -6,13 +6,12 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-import jinja2
 from markupsafe import Markup
 
-from shared import words
 from shared.config import load_config
 from shared.errors import RunError
 from shared.files import atomic_path
+from shared.pages import page_environment
 from simulations import charts, report_words
 from simulations.records import (
     ComparisonRecord,
@@ -109,7 +108,7 @@ def write_report(run_dir: Path) -> Path:
     cutoff = load_config(config_path).evaluation.cutoff
     records = read_records(run_dir / "metrics.jsonl")
     page = (
-        _environment()
+        page_environment(Path(__file__).parent, report_words, FILTERS)
         .get_template("report.html.j2")
         .render(
             run_name=run_dir.resolve().name,
@@ -122,20 +121,6 @@ def write_report(run_dir: Path) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    known = vars(words) | vars(report_words)
-    for name in FILTERS:
-        environment.filters[name] = known[f"{name}_text"]
-    return environment
 
 
 def _context(records: Sequence[Record], cutoff: int) -> dict[str, object]:

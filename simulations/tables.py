@@ -1,6 +1,5 @@
 """The tables at the end of a simulation, as a person reads them."""
 
-import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -9,6 +8,7 @@ from rich.table import Table
 from client.recommend import Recommendation, Recommender
 from shared.config import Config
 from shared.plan import PrivacyPlan
+from shared.words import thousandths_text
 from simulations.methods import Result
 from simulations.records import ExampleRecord, OrganisationRecord, PrivateEvaluationRecord
 
@@ -68,8 +68,8 @@ def print_organisations(
         table.add_row(
             record.name,
             str(record.declared_users),
-            "-" if before is None else f"{math.ceil(before * 1000) / 1000:.3f}",
-            "no bound" if spent is None else f"{math.ceil(spent * 1000) / 1000:.3f}",
+            "-" if before is None else thousandths_text(before),
+            "no bound" if spent is None else thousandths_text(spent),
             "-" if budget is None else f"{budget:g}",
             f"{record.delta:.1e}",
             str(sum(release.times for release in record.releases)),
