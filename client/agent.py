@@ -37,7 +37,13 @@ from shared.plan import Mechanism
 from shared.policy import Policy
 from shared.randomness import PrivateRandom
 from shared.scoring import Scorer
-from shared.statistics import AUTO_RANGE, Statistics, cooccurrence_sum, popularity_sum
+from shared.statistics import (
+    AUTO_RANGE,
+    Statistics,
+    cooccurrence_sum,
+    popularity_sum,
+    triangle_size,
+)
 from shared.user_model import item_tensor
 
 
@@ -154,6 +160,14 @@ class Agent:
         places = {int(key): place for place, key in enumerate(self.catalogue.key_hashes)}
         own = np.array([k for k in dict.fromkeys(wanted.tolist()) if k in places], dtype=np.uint64)
         top = np.array([places[int(key)] for key in own], dtype=np.int64)
+        most = self.policy.model.most_parameters
+        if triangle_size(len(own)) > most:
+            raise self.releases.refuse(
+                request.identifier("cooccurrence"),
+                "model.most_parameters",
+                f"pairs of {len(own)} items are {triangle_size(len(own))} numbers; at most {most} "
+                "are allowed",
+            )
 
         def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
             canaries = Canaries.on_pairs(
@@ -172,8 +186,9 @@ class Agent:
         """Run the round's private steps from the given adapter and release the noised update."""
         mechanism = plan_of(request, "step").mechanism("step")
         resources = self._check_model(request, "step")
-        # Checked and set before the budget is touched: a malformed adapter costs nothing.
+        # Before the budget is touched: a malformed adapter or a missing delivery costs nothing.
         load_arrays(resources.trainable.model, request.arrays)
+        self.statistics()
         steps = self.config.training.steps_per_round
 
         def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
@@ -184,6 +199,7 @@ class Agent:
     def evaluate(self, request: Request) -> Reply:
         """Release noised sums of hits, discounted gains and users on what training never saw."""
         mechanism = plan_of(request, "evaluation").mechanism("evaluation")
+        self._check_model(request, "evaluation")
         scorer = self.scorer()
         cutoff = self.config.evaluation.cutoff
 
@@ -204,6 +220,7 @@ class Agent:
         path = self.directory / "delivered" / "statistics.safetensors"
         with atomic_path(path) as temporary:
             save_file({k: np.ascontiguousarray(v) for k, v in request.arrays.items()}, temporary)
+        self._keep_settings(request)
         self._statistics = statistics
         return self.releases.public(request, "deliver_statistics")
 
@@ -222,6 +239,7 @@ class Agent:
             ),
             reliability,
         )
+        self._keep_settings(request)
         self._adapter = adapter, reliability
         return self.releases.public(request, "deliver_adapter")
 
@@ -267,8 +285,24 @@ class Agent:
 
     def _check_model(self, request: Request, kind: str) -> Resources:
         """Refuse another model than the one held here, and one that the policy does not allow."""
-        resources, rules = self._resources(), self.policy.model
-        identifier = request.identifier(kind)
+        rules, identifier = self.policy.model, request.identifier(kind)
+        # Before a model of that size is made.
+        if self.config.model.rank > rules.greatest_rank:
+            raise self.releases.refuse(
+                identifier,
+                "model.greatest_rank",
+                f"the adapter's rank is {self.config.model.rank}; at most {rules.greatest_rank} is "
+                "allowed",
+            )
+        resources = self._resources()
+        positions = resources.trainable.model.positions
+        if self.config.model.window > positions:
+            # Otherwise whether training fails would tell whether some history is that long.
+            raise self.releases.refuse(
+                identifier,
+                "model.window",
+                f"the window is {self.config.model.window}; the model reads {positions} positions",
+            )
         if request.model_sha256 != resources.model_sha256:
             raise self.releases.refuse(
                 identifier,
@@ -282,13 +316,6 @@ class Agent:
                 "model.allowed_bases",
                 f"base {self.config.base.name} has weights {resources.base_sha256[:12]}, which are "
                 "not among those allowed",
-            )
-        if self.config.model.rank > rules.greatest_rank:
-            raise self.releases.refuse(
-                identifier,
-                "model.greatest_rank",
-                f"the adapter's rank is {self.config.model.rank}; at most {rules.greatest_rank} is "
-                "allowed",
             )
         size = sum(int(np.prod(shape)) for shape in self.adapter_shapes().values())
         if size > rules.most_parameters:
@@ -346,6 +373,12 @@ class Agent:
         if canaries is not None:
             record = canaries.record(mechanism, plan_of(request, mechanism.name))
             record.save(self.directory / "audit" / request.run)
+
+    def _keep_settings(self, request: Request) -> None:
+        """Whoever recommends with a delivery needs the settings that it was made under."""
+        if request.settings:
+            with atomic_path(self.directory / "delivered" / "settings.json") as temporary:
+                temporary.write_text(request.settings)
 
     def _keep_judgement(self, judgement: Judgement) -> None:
         write_json(

@@ -1,78 +1,97 @@
-"""The ClientApp: carries each message to the organisation's agent and the answer back."""
+"""The ClientApp, a courier: carries each message to the organisation's agent and the answer back.
 
-from collections.abc import Callable
+Where an organisation is deployed, this code comes with the run and Flower starts it anew for every
+message, as a user who cannot read the organisation's files. The node config's ``agent`` says where
+the agent's socket is. In a simulation the agent is in this process.
+"""
+
+from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.app.error import Error
 from flwr.clientapp import ClientApp
 
-from client.agent import Agent
-from client.directory import agent_for
-from client.egress import REFUSED, guard
-from shared.errors import RefusedError, TacitError
-from shared.messages import Reply, Request, pack_reply, unpack_request
+from client.courier import SocketAgent
+from shared.errors import RefusedError, TacitError, UnreachableError
+from shared.wire import (
+    FAILED,
+    LONGEST_REASON,
+    REFUSED,
+    UNREACHABLE,
+    AgentAccess,
+    from_records,
+    to_records,
+)
 
-app = ClientApp(mods=[guard])
+app = ClientApp()
 
 
 @app.query("join")
 def join(message: Message, context: Context) -> Message:
     """Say who this organisation is and which size it declares."""
-    return _answer(message, context, Agent.join)
+    return carry(message, context)
 
 
 @app.query("plan")
 def plan(message: Message, context: Context) -> Message:
     """Judge a plan before anything of it runs."""
-    return _answer(message, context, Agent.plan)
+    return carry(message, context)
 
 
 @app.query("popularity")
 def popularity(message: Message, context: Context) -> Message:
     """Release the private popularity P."""
-    return _answer(message, context, Agent.popularity)
+    return carry(message, context)
 
 
 @app.query("cooccurrence")
 def cooccurrence(message: Message, context: Context) -> Message:
     """Release the private co-occurrence G."""
-    return _answer(message, context, Agent.cooccurrence)
+    return carry(message, context)
 
 
 @app.query("deliver_statistics")
 def deliver_statistics(message: Message, context: Context) -> Message:
     """Take the federation's statistics."""
-    return _answer(message, context, Agent.deliver_statistics)
+    return carry(message, context)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Run private steps and release the update."""
-    return _answer(message, context, Agent.train)
+    return carry(message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Release noised sums of ranking quality."""
-    return _answer(message, context, Agent.evaluate)
+    return carry(message, context)
 
 
 @app.query("deliver_adapter")
 def deliver_adapter(message: Message, context: Context) -> Message:
     """Take the federation's adapter."""
-    return _answer(message, context, Agent.deliver_adapter)
+    return carry(message, context)
 
 
-def _answer(message: Message, context: Context, act: Callable[[Agent, Request], Reply]) -> Message:
-    agent = agent_for(context)
+def carry(message: Message, context: Context) -> Message:
+    """The agent's answer to a message, or its refusal."""
     try:
-        request = unpack_request(message.content)
-        reply = act(agent, request)
-    except RefusedError as error:
-        return Message(Error(REFUSED, str(error)), reply_to=message)
+        request = from_records(message.content, "request")
+        reply = agent_of(context).ask(message.metadata.message_type, request)
     except TacitError as error:
-        # On record as well: a refusal of the policy is there already, a malformed request is not.
-        kind = message.metadata.message_type
-        refusal = agent.releases.refuse(kind, "request", str(error))
-        return Message(Error(REFUSED, str(refusal)), reply_to=message)
-    return Message(pack_reply(reply), reply_to=message)
+        codes = {RefusedError: REFUSED, UnreachableError: UNREACHABLE}
+        code = codes.get(type(error), FAILED)
+        return Message(Error(code, str(error)[:LONGEST_REASON]), reply_to=message)
+    return Message(to_records(reply, "reply"), reply_to=message)
+
+
+def agent_of(context: Context) -> AgentAccess:
+    """The agent of the node that a message has reached."""
+    socket = context.node_config.get("agent")
+    if socket:
+        return SocketAgent(Path(str(socket)))
+    # Only here: it imports torch, which a deployed courier does not have.
+    from client.directory import gate_for
+
+    return gate_for(context)

@@ -12,6 +12,7 @@ from client.checks import verify_gradients, verify_reload
 from client.data.ingest import Dataset, load_dataset
 from client.data.partition import partition
 from client.data.store import read_store, write_store
+from client.gate import Gate, Resident
 from client.ledger import Ledger
 from client.releases import Identity
 from client.trainer import Trainable
@@ -29,17 +30,20 @@ from shared.sections import to_toml
 from shared.splits import split
 
 _agents: dict[Path, Agent] = {}
+_gates: dict[Path, Gate] = {}
 
 
 def register(agent: Agent) -> None:
     """Keep an agent for messages that reach this process."""
     _agents[agent.directory] = agent
+    _gates.pop(agent.directory, None)
 
 
 def release(agent: Agent) -> None:
     """Close an agent's ledger and forget it."""
     agent.ledger.close()
     _agents.pop(agent.directory, None)
+    _gates.pop(agent.directory, None)
 
 
 def training_seconds() -> float:
@@ -62,6 +66,14 @@ def agent_for(context: Context) -> Agent:
             create_organisation(run, number, _dataset(config), config)
         _agents[directory] = open_agent(directory, config)
     return _agents[directory]
+
+
+def gate_for(context: Context) -> Gate:
+    """The gate before the agent of a node."""
+    agent = agent_for(context)
+    if agent.directory not in _gates:
+        _gates[agent.directory] = Gate(Resident(agent))
+    return _gates[agent.directory]
 
 
 def organisation_directory(run: Path, config: Config, number: int) -> Path:
@@ -193,27 +205,30 @@ def make_agent(
     """An agent over data in memory; its policy, key and ledger are in the folder."""
     number = int(_read_json(directory / "organisation.json")["number"])
     ledger = open_ledger(directory, population_of(directory, histories))
-
-    def resources() -> Resources:
-        loaded = load_model(config)
-        vectors = item_vectors(catalogue, loaded)
-        return Resources(
-            trainable_model(loaded), vectors, loaded.sha256, loaded.encoder.weights_sha256
-        )
-
+    resources = functools.partial(resources_of, catalogue, config)
     return Agent(number, directory, catalogue, training, histories, ledger, config, resources)
 
 
-def open_ledger(directory: Path, population: str | None = None) -> Ledger:
+def resources_of(catalogue: Catalogue, config: Config) -> Resources:
+    """The model of a configuration, loaded and checked once per process, over a catalogue."""
+    loaded = load_model(config)
+    vectors = item_vectors(catalogue, loaded)
+    return Resources(trainable_model(loaded), vectors, loaded.sha256, loaded.encoder.weights_sha256)
+
+
+def open_ledger(
+    directory: Path, population: str | None = None, purpose: str = "experiment"
+) -> Ledger:
     """The ledger of an organisation's folder, under the folder's policy.
 
     Args:
         directory: of the organisation.
         population: fingerprint of its users now; None takes the one of its making.
+        purpose: ``experiment``, or ``federation`` where the organisation is a real one.
     """
     policy, key = read_policy(directory), SigningKey.load_or_create(key_path(directory))
     known = population or read_population(directory)
-    return Ledger(directory / "ledger.sqlite", policy, key, known, purpose="experiment")
+    return Ledger(directory / "ledger.sqlite", policy, key, known, purpose=purpose)
 
 
 def read_population(directory: Path) -> str:

@@ -1,37 +1,23 @@
-"""The egress guard: a Flower client mod that lets nothing through but the vocabulary of replies.
+"""The egress guard: nothing leaves an organisation but replies that are expected and on record.
 
-It trusts neither the ClientApp nor what stands before it: a reply is taken apart, each part is
-compared with what may be there, its arrays with the ledger's record of this release, and a new
-message is built from what was checked. Anything else is dropped, and the ledger says so.
+The last step before an answer leaves the agent. It trusts nothing that stands before it: fields are
+compared with what may be there, arrays with the ledger's record of this release. Anything else is
+dropped, and the ledger says so.
 """
 
-import logging
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from flwr.app.error import Error
 
 from client.agent import Agent
-from client.directory import agent_for
-from client.ledger import refused
+from client.ledger import Ledger, refused
 from shared import messages
-from shared.adapters import arrays_sha256
-from shared.errors import FederationError, TacitError
-from shared.messages import AnyArrays, Reply, pack_reply, unpack_reply, unpack_request
-from shared.plan import MECHANISMS
+from shared.errors import FederationError
+from shared.messages import Reply, Request
 from shared.statistics import triangle_size
-
-LOGGER = logging.getLogger(__name__)
-
-# Flower's own codes end at 5xx; this one says that the organisation refused, and the reason says
-# why.
-REFUSED = 1000
-LONGEST_REASON = 2000
-RECORDS = {"reply": ConfigRecord, "arrays": ArrayRecord}
-FIELDS = frozenset({"name", "declared_users", "round", "head"})
+from shared.wire import AnyArrays, arrays_sha256
 
 # Which mechanism makes the arrays of a reply; a reply of a kind that is not here carries none.
 MECHANISM_OF = {
@@ -48,46 +34,29 @@ PUBLIC = {
 }
 
 Shapes = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
-CallNext = Callable[[Message, Context], Message]
 
 
-def guard(message: Message, context: Context, call_next: CallNext) -> Message:
-    """Hand a message on and let only what is expected come back."""
-    try:
-        reply = call_next(message, context)
-    except Exception:
-        # Flower would send the exception's text, which may quote data.
-        LOGGER.exception("a message could not be answered")
-        return _refusal(message, "the organisation could not answer; its own log says why")
-    try:
-        agent = agent_for(context)
-        if reply.has_error():
-            return _refusal(message, _recorded(message, str(reply.error.reason), agent))
-        return Message(pack_reply(checked(message, reply.content, agent)), reply_to=message)
-    except TacitError as error:
-        LOGGER.error("egress guard: %s", error)
-        return _refusal(message, "the egress guard dropped the reply; the ledger says why")
-    except Exception:
-        LOGGER.exception("egress guard: a reply could not be checked")
-        return _refusal(message, "the egress guard dropped the reply; its own log says why")
-
-
-def checked(message: Message, content: RecordDict, agent: Agent) -> Reply:
-    """The reply in ``content``, if every part of it is expected.
+def name_of(kind: str) -> str:
+    """What a message of a kind is called in requests' names in the ledger.
 
     Raises:
-        TacitError: says what was found; the refusal is in the ledger.
+        FederationError: if no such message is known.
     """
-    request = unpack_request(message.content, only=("keys",))
-    kind = message.metadata.message_type
     name = MECHANISM_OF.get(kind) or PUBLIC.get(kind)
     if name is None:
-        raise agent.releases.refuse(
-            request.identifier("unknown"), "egress", f"no reply to {kind!r} is known"
-        )
+        raise FederationError(f"message: none of kind {kind[:100]!r} is known")
+    return name
+
+
+def check_reply(kind: str, request: Request, reply: Reply, agent: Agent) -> None:
+    """Refuse a reply that is not what a request of this kind may be answered with.
+
+    Raises:
+        RefusedError: says what was found; the refusal is in the ledger.
+    """
+    name = name_of(kind)
     identifier = request.identifier(name)
     try:
-        reply = _parsed(content)
         _check_fields(reply, agent, request.round, identifier)
         if kind in MECHANISM_OF:
             _check_arrays(reply.arrays, kind, request.arrays, agent)
@@ -96,34 +65,13 @@ def checked(message: Message, content: RecordDict, agent: Agent) -> Reply:
         _check_ledger(reply.arrays, identifier, name if kind in MECHANISM_OF else "none", agent)
     except FederationError as error:
         raise agent.releases.refuse(identifier, "egress", str(error)) from error
-    return reply
 
 
-def _parsed(content: RecordDict) -> Reply:
-    found = {name: type(record) for name, record in content.items()}
-    if found != RECORDS:
-        raise FederationError(f"the reply carries records {sorted(found)}")
-    fields = content["reply"]
-    if set(fields) != FIELDS:
-        raise FederationError(f"the reply carries fields {sorted(fields)}")
-    return unpack_reply(content, 0)
-
-
-def _recorded(message: Message, reason: str, agent: Agent) -> str:
-    """A reason that is made of this request's refusals on record and nothing else, or none."""
-    kind = message.metadata.message_type
-    places = [kind]
-    try:
-        request = unpack_request(message.content, only=())
-        places += [request.identifier(name) for name in (*MECHANISMS, *PUBLIC.values())]
-    except TacitError:
-        LOGGER.info("the reason of a malformed %s", kind)
-    name = agent.identity.name
-    known = [refusal for place in places for refusal in agent.ledger.refusals_of(place)]
+def on_record(reason: str, requests: Iterable[str], ledger: Ledger) -> bool:
+    """Whether a reason is made of refusals that the ledger has for these requests, and no more."""
+    known = [refusal for request in requests for refusal in ledger.refusals_of(request)]
     told = [refusal for refusal in known if f"[{refusal.rule}] {refusal.sentence}" in reason]
-    if str(refused(name, told)) == reason:
-        return reason
-    return "the organisation refused; its own log says why"
+    return bool(told) and str(refused(ledger.policy.organisation.name, told)) == reason
 
 
 def _check_fields(reply: Reply, agent: Agent, round_number: int, identifier: str) -> None:
@@ -183,7 +131,3 @@ def _check_ledger(arrays: AnyArrays, identifier: str, mechanism: str, agent: Age
 def _listed(arrays: Shapes) -> str:
     size = sum(math.prod(shape) for _, shape in arrays.values())
     return f"{len(arrays)} arrays of {size} values ({', '.join(sorted(arrays))[:200]})"
-
-
-def _refusal(message: Message, reason: str) -> Message:
-    return Message(Error(REFUSED, reason[:LONGEST_REASON]), reply_to=message)

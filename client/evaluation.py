@@ -29,6 +29,12 @@ def evaluation_sum(
     if not (part.target != NO_TARGET).any():
         return np.zeros(3)
     items = len(scorer.statistics.log_popularity)
-    found = evaluate(lambda users: scorer.fused(part.history, users), part, items, cutoff)
+
+    def scores(users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        # What was delivered may overflow for some histories and not for others: a failure would
+        # tell which. Such scores are large, and that is all.
+        return np.nan_to_num(scorer.fused(part.history, users), nan=0.0)
+
+    found = evaluate(scores, part, items, cutoff)
     rows = np.stack([found.per_user("hr"), found.per_user("ndcg"), np.ones(len(found))], axis=1)
     return np.asarray(rows.clip(0.0, 1.0).sum(axis=0) * UNIT, dtype=np.float64)

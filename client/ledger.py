@@ -185,6 +185,16 @@ class Ledger:
         with self._write():
             return self._past.plan(run)
 
+    def federation_of(self, run: str) -> str | None:
+        """Key of the server that a run belongs to; None for a run that has spent nothing."""
+        with self._write():
+            return self._past.federation(run)
+
+    def superseded(self) -> bool:
+        """Whether another process has put another policy on record."""
+        with self._write():
+            return not self._governs()
+
     def record_release(self, request: str, release: Release) -> None:
         """Write what is about to leave.
 
@@ -381,14 +391,19 @@ class Ledger:
         self._read = record.sequence
 
     def _check_policy(self) -> None:
-        if self._in_force is None or self._in_force.policy_sha256 != self.policy.sha256:
+        if not self._governs():
             raise PrivacyError(
                 f"{self.path}: its policy was amended by another process; start this one anew"
             )
 
+    def _governs(self) -> bool:
+        in_force = self._in_force
+        return in_force is not None and in_force.policy_sha256 == self.policy.sha256
+
     def _append_refusal(self, request: str, refusal: Refusal) -> None:
-        if refusal not in self.refusals_of(request):
-            self._append("refusal", request, to_body(refusal))
+        short = refusal.shortened()
+        if short not in self.refusals_of(request):
+            self._append("refusal", request, to_body(short))
 
     def _append(
         self, kind: str, request: str | None, body: Mapping[str, Any], at: str | None = None
@@ -429,7 +444,8 @@ class Ledger:
 def refused(name: str, refusals: Sequence[Refusal]) -> RefusedError:
     """One error for all rules that a request would break."""
     return RefusedError(
-        f"{name} refuses: " + "; ".join(f"[{r.rule}] {r.sentence}" for r in refusals)
+        f"{name} refuses: "
+        + "; ".join(f"[{r.rule}] {r.sentence}" for r in (f.shortened() for f in refusals))
     )
 
 
@@ -440,7 +456,8 @@ def policy_in_force(stored: Sequence[Sealed]) -> Policy:
         record = Record.parse(sealed.text)
         if record.kind in ("open", "policy"):
             found = parse_entry(record)
-    assert isinstance(found, Opening | Amendment)
+    if not isinstance(found, Opening | Amendment):
+        raise PrivacyError("the ledger has no records, and so no policy in force")
     return Policy.from_record(found.policy)
 
 

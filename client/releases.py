@@ -16,14 +16,14 @@ from safetensors.numpy import save_file
 
 from client.code import code_version
 from client.ledger import Ledger, refused
-from shared.adapters import arrays_sha256
 from shared.config import Config
 from shared.entries import Intent, Refusal, Release
 from shared.errors import FederationError, PrivacyError, RefusedError, TacitError
 from shared.files import atomic_path
-from shared.messages import AnyArrays, Reply, Request, size_bytes
+from shared.messages import Reply, Request
 from shared.plan import MECHANISMS, Mechanism, PrivacyPlan
 from shared.randomness import PrivateRandom, from_operating_system, from_seed
+from shared.wire import AnyArrays, arrays_sha256, size_bytes
 
 LOGGER = logging.getLogger(__name__)
 
@@ -73,6 +73,9 @@ class Releases:
         """Spend, compute, record, answer; a repeated request gets the stored answer."""
         plan = plan_of(request, mechanism.name)
         identifier = request.identifier(mechanism.name)
+        if request.anchor is not None:
+            # Also before a stored answer: another organisation's request is not answered here.
+            self.ledger.keep_anchor(request.anchor)
         answer = self.directory / "answers" / f"{mechanism.name}.safetensors"
         arrays = _stored_answer(answer, identifier)
         if arrays is None:

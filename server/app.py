@@ -3,7 +3,9 @@
 The whole federation stands in ``run_federation``, top to bottom.
 """
 
+import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +18,19 @@ from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.heads import HeadBook
 from server.inquiry import Inquiry
 from server.observers import RoundReport, current
+from server.progress import following
 from server.strategy import FederationStrategy
 from shared import messages
 from shared.adapters import Arrays, load_arrays, save_adapter
 from shared.cards import adapter_card
 from shared.config import Config, from_run_config
-from shared.errors import FederationError
+from shared.errors import FederationError, PrivacyError, RunError
 from shared.files import atomic_path, run_directory, write_json
-from shared.messages import pack_arrays, pack_delivery, unpack_arrays
+from shared.messages import Reply, pack_delivery
 from shared.models import LoadedModel, load_model
-from shared.plan import Noise, make_plan
+from shared.plan import Noise, PrivacyPlan, make_plan
+from shared.settings import shared_settings
+from shared.wire import pack_arrays, unpack_arrays
 
 NODE_POLL_S = 0.2
 
@@ -37,12 +42,17 @@ def main(grid: Grid, context: Context) -> None:
     """Entry point for Flower: configuration from the run config, results in the run's folder."""
     config = from_run_config(context.run_config)
     directory = run_directory(context.run_config, context.run_id)
-    run_federation(
-        grid, config, directory, str(context.run_config.get("tacit.run", context.run_id))
-    )
+    run = str(context.run_config.get("tacit.run", context.run_id))
+    server = context.run_config.get("tacit.server")
+    if not server:
+        run_federation(grid, config, directory, run, server_directory(directory, config))
+        return
+    # Submitted by tacit server run, which follows it from another process.
+    with following(directory / "progress.jsonl"):
+        run_federation(grid, config, directory, run, Path(str(server)))
 
 
-def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arrays:
+def run_federation(grid: Grid, config: Config, directory: Path, run: str, server: Path) -> Arrays:
     """Run or resume a federation and return the adapter that was delivered.
 
     Args:
@@ -51,19 +61,21 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
         directory: gets ``plan.json``, ``statistics/``, ``checkpoints/`` and ``adapter/``. What is
             there already is gone on with.
         run: identifier; a resumed run has the same one, so that no client spends twice.
+        server: folder of the server's key and its memory of ledgers.
 
     Raises:
         FederationError: if too few organisations answer.
     """
     observers = current()
     loaded = load_model(config)
-    wait_for_nodes(grid, config.partition.organisations, config.server.round_timeout_s)
-    book = HeadBook(server_directory(directory, config))
-    inquiry = Inquiry(run, loaded.sha256, config.server, book)
+    begun = (directory / "plan.json").exists()
+    # Who is away when a run is resumed may come back during it.
+    fewest = config.server.min_replies if begun else config.partition.organisations
+    wait_for_nodes(grid, fewest, config.server.round_timeout_s)
+    book = HeadBook(server)
+    inquiry = Inquiry(run, loaded.sha256, config.server, book, shared_settings(config))
     joined = inquiry.join(grid)
-    users = sum(reply.declared_users for reply in joined)
-    plan = inquiry.plan = make_plan(config, users, len(joined))
-    write_json(directory / "plan.json", {"sha256": plan.sha256, "plan": plan.to_json()})
+    plan = inquiry.plan = plan_of_run(directory, config, joined)
     for observer in observers:
         observer.planned(plan, len(joined))
     inquiry.ask(grid, messages.PLAN, {})
@@ -81,7 +93,7 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
         statistics = {k: np.ascontiguousarray(v) for k, v in strategy.statistics(grid).items()}
         with atomic_path(path) as temporary:
             save_file(statistics, temporary)
-    inquiry.ask(grid, messages.DELIVER_STATISTICS, statistics)
+    inquiry.deliver_statistics(grid, statistics)
     for observer in observers:
         observer.statistics_ready(statistics)
 
@@ -94,9 +106,9 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
     rounds = config.training.rounds
     for round_number in range(first_round, rounds + 1):
         started = time.perf_counter()
-        replies = grid.send_and_receive(
-            strategy.configure_train(round_number, pack_arrays(adapter), ConfigRecord(), grid),
-            timeout=config.server.round_timeout_s,
+        inquiry.catch_up(grid, statistics)
+        replies = inquiry.exchange(
+            grid, strategy.configure_train(round_number, pack_arrays(adapter), ConfigRecord(), grid)
         )
         record, metrics = strategy.aggregate_train(round_number, replies)
         assert record is not None
@@ -119,7 +131,9 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
     final = average.result(adapter)
     if rounds:
         delivered = pack_delivery(final, signal.reliability())
-        inquiry.ask(grid, messages.DELIVER_ADAPTER, delivered, round_number=rounds)
+        taken = inquiry.ask(grid, messages.DELIVER_ADAPTER, delivered, round_number=rounds)
+        for observer in observers:
+            observer.delivered([reply.name for reply in taken])
         keep_adapter(loaded, final, config, directory, strategy, run)
     if plan.evaluation is not None:
         evaluation = strategy.evaluation(grid)
@@ -128,6 +142,25 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str) -> Arr
     for observer in observers:
         observer.finished(final, signal.reliability())
     return final
+
+
+def plan_of_run(directory: Path, config: Config, joined: Sequence[Reply]) -> PrivacyPlan:
+    """The plan that a run began with, or a new one over those that joined, kept in its folder.
+
+    Raises:
+        RunError: if the one that is there cannot be read.
+    """
+    path = directory / "plan.json"
+    if path.exists():
+        try:
+            return PrivacyPlan.from_json(str(json.loads(path.read_text())["plan"]))
+        except (OSError, ValueError, KeyError, TypeError, PrivacyError) as error:
+            raise RunError(
+                f"{path}: holds no privacy plan ({error}); start the run anew"
+            ) from error
+    plan = make_plan(config, sum(reply.declared_users for reply in joined), len(joined))
+    write_json(path, {"sha256": plan.sha256, "plan": plan.to_json()})
+    return plan
 
 
 def keep_adapter(

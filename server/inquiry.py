@@ -1,7 +1,7 @@
 """Asking the nodes of a run: one request each, replies parsed, checked and counted."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,11 +9,23 @@ import numpy.typing as npt
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from server.exchange import exchange
 from server.heads import HeadBook
+from server.observers import current
 from shared.config import ServerSection
 from shared.errors import FederationError
-from shared.messages import JOIN, Reply, Request, pack_arrays, pack_request, unpack_reply
+from shared.messages import (
+    DELIVER_STATISTICS,
+    JOIN,
+    PLAN,
+    Reply,
+    Request,
+    pack_request,
+    signed,
+    unpack_reply,
+)
 from shared.plan import PrivacyPlan
+from shared.wire import AnyArrays, arrays_sha256, pack_arrays
 
 LOGGER = logging.getLogger(__name__)
 
@@ -36,8 +48,10 @@ class Inquiry:
         model_sha256: of the model whose adapter is trained.
         options: time-out and fewest replies.
         book: remembers the heads of the organisations' ledgers.
+        settings: of the run, sent with every request.
         plan: sent with every request once it is known.
         members: what each node said at the join, by node; a reply that says otherwise is refused.
+        equipped: nodes that hold the statistics, and so can train.
         refusals: replies that were not used.
     """
 
@@ -45,8 +59,10 @@ class Inquiry:
     model_sha256: str
     options: ServerSection
     book: HeadBook
+    settings: str = ""
     plan: PrivacyPlan | None = None
     members: dict[int, tuple[str, int]] = field(default_factory=dict)
+    equipped: set[int] = field(default_factory=set)
     refusals: list[Refusal] = field(default_factory=list)
 
     def ask(
@@ -63,8 +79,12 @@ class Inquiry:
             FederationError: if fewer than ``server.min_replies`` came.
         """
         outgoing = self.messages(grid, kind, round_number, arrays)
-        replies = grid.send_and_receive(outgoing, timeout=self.options.round_timeout_s)
+        replies = self.exchange(grid, outgoing)
         return self.usable(round_number, replies, check)
+
+    def exchange(self, grid: Grid, outgoing: Iterable[Message]) -> list[Message]:
+        """Send messages and return the answers that came before the deadline."""
+        return exchange(grid, outgoing, self.options.round_timeout_s)
 
     def join(self, grid: Grid) -> list[Reply]:
         """Ask every node who it is and which size it declares, and hold it to that.
@@ -76,25 +96,59 @@ class Inquiry:
         self.members = {reply.node: (reply.name, reply.declared_users) for reply in joined}
         return joined
 
+    def deliver_statistics(self, grid: Grid, statistics: AnyArrays) -> None:
+        """Hand the statistics to every node.
+
+        Raises:
+            FederationError: if fewer than ``server.min_replies`` took them.
+        """
+        taken = self.ask(grid, DELIVER_STATISTICS, statistics)
+        self.equipped = {reply.node for reply in taken}
+
+    def catch_up(self, grid: Grid, statistics: AnyArrays) -> None:
+        """Take in the nodes that joined, or came back, after the statistics were delivered.
+
+        A node that refuses or is lost is asked again before the next round.
+        """
+        late = set(grid.get_node_ids()) - self.equipped
+        steps: tuple[tuple[str, AnyArrays], ...]
+        steps = ((JOIN, {}), (PLAN, {}), (DELIVER_STATISTICS, statistics))
+        for kind, arrays in steps:
+            if not late:
+                return
+            replies = self.exchange(grid, self.messages(grid, kind, 0, arrays, late))
+            found = self._whole(0, replies, None, joining=kind == JOIN)
+            if kind == JOIN:
+                self.members |= {r.node: (r.name, r.declared_users) for r in found}
+            late = {reply.node for reply in found}
+        self.equipped |= late
+
     def messages(
         self,
         grid: Grid,
         kind: str,
         round_number: int,
         arrays: Mapping[str, npt.NDArray[np.generic]],
+        nodes: Collection[int] | None = None,
     ) -> list[Message]:
-        """The same request for every node; each with the anchor of its own ledger."""
-        packed = pack_arrays(arrays)
+        """The same request for all nodes or those given; each with the anchor of its own ledger."""
+        packed, hashed = pack_arrays(arrays), arrays_sha256(arrays)
 
         def content(node: int) -> RecordDict:
-            anchor = self.book.anchor_for(node)
-            key = self.book.key.public
-            request = Request(self.run, round_number, self.plan, self.model_sha256, {}, key, anchor)
-            return pack_request(request, packed)
+            request = Request(
+                self.run,
+                round_number,
+                self.plan,
+                self.model_sha256,
+                {},
+                anchor=self.book.anchor_for(node),
+                settings=self.settings,
+            )
+            return pack_request(signed(kind, request, self.book.key, hashed), packed)
 
         return [
             Message(content(node), dst_node_id=node, message_type=kind, group_id=str(round_number))
-            for node in sorted(grid.get_node_ids())
+            for node in sorted(grid.get_node_ids() if nodes is None else nodes)
         ]
 
     def usable(
@@ -108,11 +162,28 @@ class Inquiry:
         Raises:
             FederationError: if fewer than ``server.min_replies`` are left.
         """
+        before = len(self.refusals)
+        found = self._whole(round_number, replies, check)
+        if len(found) < self.options.min_replies:
+            reasons = "; ".join(refusal.reason for refusal in self.refusals[before:])
+            raise FederationError(
+                f"round {round_number}: {len(found)} usable replies, "
+                f"{self.options.min_replies} needed. {reasons}"
+            )
+        return found
+
+    def _whole(
+        self,
+        round_number: int,
+        replies: Iterable[Message],
+        check: Callable[[Reply], None] | None,
+        joining: bool = False,
+    ) -> list[Reply]:
         found: dict[str, Reply] = {}
         for message in replies:
             try:
                 reply = _content(message, round_number)
-                self._check_member(reply)
+                self._check_member(reply, joining)
                 if check is not None:
                     check(reply)
                 if reply.name in found:
@@ -121,20 +192,24 @@ class Inquiry:
                 found[reply.name] = reply
             except FederationError as error:
                 node = message.metadata.src_node_id
-                self.refusals.append(Refusal(round_number, node, str(error)))
-                LOGGER.warning("round %d, node %d: %s", round_number, node, error)
-        if len(found) < self.options.min_replies:
-            reasons = "; ".join(r.reason for r in self.refusals if r.round == round_number)
-            raise FederationError(
-                f"round {round_number}: {len(found)} usable replies, "
-                f"{self.options.min_replies} needed. {reasons}"
-            )
+                self._refuse(Refusal(round_number, node, str(error)))
         return [found[name] for name in sorted(found)]
 
-    def _check_member(self, reply: Reply) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
+        self.refusals.append(refusal)
+        name = self.members.get(refusal.node, ("", 0))[0]
+        LOGGER.warning("round %d, node %d: %s", refusal.round, refusal.node, refusal.reason)
+        for observer in current():
+            observer.refused(refusal.round, name or f"node {refusal.node}", refusal.reason)
+
+    def _check_member(self, reply: Reply, joining: bool) -> None:
         if not self.members:
             return
         joined = self.members.get(reply.node)
+        if joining and joined is None:
+            if reply.name in {name for name, _ in self.members.values()}:
+                raise FederationError(f"{reply.name}: another node has joined under this name")
+            return
         if joined != (reply.name, reply.declared_users):
             raise FederationError(
                 f"{reply.name}: says {reply.declared_users} users; its node joined as {joined}"

@@ -1,6 +1,6 @@
 """Side effects of a federation (progress, evaluation, records), kept out of its loop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -58,6 +58,12 @@ class Observer:
 
     def statistics_ready(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """The statistics are delivered."""
+
+    def refused(self, round_number: int, organisation: str, reason: str) -> None:
+        """A reply could not be used; the run goes on without it."""
+
+    def delivered(self, organisations: Sequence[str]) -> None:
+        """These organisations hold the adapter."""
 
     def round_finished(self, report: RoundReport) -> None:
         """A round is aggregated and checkpointed."""

@@ -32,8 +32,9 @@ from server.observers import PrivateEvaluation
 from shared import messages
 from shared.adapters import Arrays
 from shared.config import Config
-from shared.messages import Reply, pack_arrays, unpack_arrays
+from shared.messages import Reply
 from shared.plan import PrivacyPlan
+from shared.wire import pack_arrays, unpack_arrays
 
 LOGGER = logging.getLogger(__name__)
 

@@ -66,14 +66,6 @@ def frozen_sha256(model: UserModel) -> str:
     return digest.hexdigest()
 
 
-def arrays_sha256(arrays: Mapping[str, npt.NDArray[np.generic]]) -> str:
-    """Hash over names and bytes, in order of name."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
-    return digest.hexdigest()
-
-
 def peft_model(model: UserModel) -> PeftModel:
     """The PEFT model inside a user model."""
     inner = model.backbone

@@ -1,5 +1,6 @@
 """Every option of a run in one model: read from TOML, overridden, printed with its meaning."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,14 +32,28 @@ class RunSection(Section):
     examples: int = Field(3, ge=0, description="Users shown with recommendations at the end.")
 
 
+_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+_PASSWORDS = (
+    re.compile(r"[a-z][a-z0-9+.-]*://[^:/@]*:(?P<value>.+)@", re.IGNORECASE | re.DOTALL),
+    re.compile(
+        r"[?&;](?:[^=&;]*(?:passw|pwd|token|secret|credential|signature|(?:access|account|api"
+        r"|private)[-_]?key)[^=&;]*|sig)=(?P<value>[^&;]+)",
+        re.IGNORECASE,
+    ),
+)
+
+
 class DataSection(Section):
     """Where histories and items come from and which column is which."""
 
     source: str = Field(
-        "movielens-100k", description="movielens-100k, synthetic, or a path to files."
+        "movielens-100k",
+        description="movielens-100k, synthetic, a path, or the URL of a database or object store.",
     )
     interactions: str = Field("", description="Interactions file inside source; empty: found.")
     items: str = Field("", description="Items file inside source; empty: found by its name.")
+    interactions_query: str = Field("", description="SQL of a database; empty: its interactions.")
+    items_query: str = Field("", description="SQL of a database; empty: its table items.")
     user_column: str = Field("", description="Column of users; empty: guessed.")
     item_column: str = Field("", description="Column of items; empty: guessed.")
     time_column: str = Field("", description="Column of times; empty: guessed.")
@@ -46,8 +61,23 @@ class DataSection(Section):
     title_column: str = Field("", description="Column of titles in items; empty: guessed.")
     key_column: str = Field("", description="Column that matches items across organisations.")
     min_history: int = Field(5, ge=3, description="Users with fewer interactions are left out.")
+    unknown_items: Literal["refuse", "leave-out"] = Field(
+        "refuse", description="What happens to interactions whose item is not among the items."
+    )
     synthetic_users: Count = Field(2000, description="Users of --data synthetic.")
     synthetic_items: Count = Field(1000, description="Items of --data synthetic.")
+
+    @model_validator(mode="after")
+    def _no_password(self) -> Self:
+        for name in ("source", "interactions", "items"):
+            address = getattr(self, name)
+            found = [match["value"] for form in _PASSWORDS for match in form.finditer(address)]
+            if "://" in address and not all(_VARIABLE.fullmatch(value) for value in found):
+                raise ValueError(
+                    f"data.{name} holds a password, and settings are written to files: put it "
+                    "into an environment variable and write ${NAME} in its place"
+                )
+        return self
 
 
 class PartitionSection(Section):
@@ -82,7 +112,9 @@ class ModelSection(Section):
     alpha: Count = Field(16, description="LoRA alpha; the scale is alpha / rank.")
     targets: tuple[str, ...] = Field((), description="Names of adapted linear layers; empty: all.")
     temperature: Positive = Field(0.07, description="Temperature of the cosine scores.")
-    window: int = Field(50, ge=2, description="Newest items of a history that the model reads.")
+    window: int = Field(
+        50, ge=2, le=4096, description="Newest items of a history that the model reads."
+    )
     warm_start: str = Field("", description="Directory made by tacit pretrain; empty: none.")
 
 
@@ -145,7 +177,9 @@ class StatisticsSection(Section):
         ge=0,
         description="K: items that G covers; 0: those whose popularity stands out of noise.",
     )
-    pair_window: Count = Field(10, description="Pairs of a history up to this many steps apart.")
+    pair_window: int = Field(
+        10, ge=1, le=1000, description="Pairs of a history up to this many steps apart."
+    )
     pair_decay: Share = Field(0.95, description="Weight of a pair is this to (distance - 1).")
     rank: Count = Field(12, description="Rank to which the noisy G is truncated.")
     row_power: Share = Field(0.5, description="G is divided by popularity to this power, rows.")
@@ -278,7 +312,7 @@ def load_config(
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not TOML: {error}") from error
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     for dotted, value in (named or {}).items():
         section, _, key = dotted.partition(".")
         table = values.setdefault(section, {})
@@ -319,7 +353,12 @@ def _field(section: str, key: str) -> Any:
     return table.annotation.model_fields.get(key)
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Put an override of the form ``section.key=value`` into nested values.
+
+    Raises:
+        ConfigError: if it has another form.
+    """
     dotted, equals, text = override.partition("=")
     section, dot, key = dotted.strip().partition(".")
     if not equals or not dot or not key:

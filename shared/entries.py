@@ -14,6 +14,8 @@ from shared.chain import Record
 from shared.errors import PrivacyError
 from shared.plan import Mechanism, PrivacyPlan
 
+LONGEST_SENTENCE = 1800
+
 
 @dataclass(frozen=True)
 class Opening:
@@ -150,6 +152,10 @@ class Refusal:
 
     rule: str
     sentence: str
+
+    def shortened(self) -> "Refusal":
+        """With a sentence of bounded length: parts of it may come from the asker."""
+        return dataclasses.replace(self, sentence=self.sentence[:LONGEST_SENTENCE])
 
 
 Entry = Opening | Amendment | Intent | Release | Refusal

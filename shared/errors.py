@@ -33,5 +33,9 @@ class FederationError(TacitError):
     """A round that could not be carried out: no replies, a malformed update, a stale message."""
 
 
+class UnreachableError(FederationError):
+    """An agent that is not there or busy; asking again may help, and costs nothing."""
+
+
 class RunError(TacitError):
     """A run folder that is missing, incomplete or of another configuration."""

@@ -36,7 +36,7 @@ class Past:
         self._parts: dict[str, float] = {}
         self._rounds: deque[tuple[datetime, tuple[str, int]]] = deque()
         self._of_the_day: Counter[tuple[str, int]] = Counter()
-        self._runs: dict[str, tuple[str, Counter[tuple[float, float]]]] = {}
+        self._runs: dict[str, tuple[str, str, Counter[tuple[float, float]]]] = {}
         self._releases: Counter[tuple[str, str]] = Counter()
 
     def add(self, intent: Intent, at: str) -> None:
@@ -50,7 +50,8 @@ class Past:
             name = (intent.run, intent.round)
             self._rounds.append((datetime.fromisoformat(at), name))
             self._of_the_day[name] += 1
-        _, of_run = self._runs.setdefault(intent.run, (intent.plan, Counter()))
+        started = intent.plan, intent.federation, Counter[tuple[float, float]]()
+        _, _, of_run = self._runs.setdefault(intent.run, started)
         of_run[event.sampling_rate, event.noise_multiplier] += event.count
         self._releases[intent.run, intent.mechanism] += intent.count
 
@@ -69,9 +70,13 @@ class Past:
         """Hash of the plan that a run began with; None for a run that has spent nothing."""
         return self._runs[run][0] if run in self._runs else None
 
+    def federation(self, run: str) -> str | None:
+        """Key of the server that a run belongs to; None for a run that has spent nothing."""
+        return self._runs[run][1] if run in self._runs else None
+
     def run_events(self, run: str) -> Events:
         """What a run has spent."""
-        return merged(_events(self._runs[run][1])) if run in self._runs else ()
+        return merged(_events(self._runs[run][2])) if run in self._runs else ()
 
     def releases(self, run: str, mechanism: str) -> int:
         """How often a run has released a mechanism; private steps for ``step``."""
@@ -107,6 +112,27 @@ def judge(policy: Policy, intent: Intent, at: str, past: Past) -> list[Refusal]:
     return [Refusal(rule, f"{intent.mechanism}: {sentence}") for rule, sentence in broken]
 
 
+def judge_asker(policy: Policy, federation: str, plan: str | None) -> list[Refusal]:
+    """Whether a server may ask at all, and for this plan.
+
+    Args:
+        policy: in force.
+        federation: public key of the server.
+        plan: hash of the plan that the request carries, or None.
+    """
+    found, rules = [], policy.federations
+    if rules.allowed and federation not in rules.allowed:
+        server = federation[:12] or "without a key"
+        found.append(
+            Refusal("federations.allowed", f"the server {server} is not among those that may ask")
+        )
+    if plan is not None and rules.plans and not plan.startswith(rules.plans):
+        found.append(
+            Refusal("federations.plans", f"the plan {plan[:12]} is not among those approved")
+        )
+    return found
+
+
 def judge_plan(policy: Policy, plan: PrivacyPlan, intent: Intent, past: Past) -> list[Refusal]:
     """Whether an intent belongs to its plan, and the plan as a whole to the policy."""
     found = []
@@ -125,6 +151,11 @@ def judge_plan(policy: Policy, plan: PrivacyPlan, intent: Intent, past: Past) ->
                 f"the plan counts epsilon at delta {plan.delta:g}; the budget counts it at "
                 f"{policy.budget.delta:g}",
             )
+        )
+    owner = past.federation(intent.run)
+    if owner not in (None, intent.federation):
+        found.append(
+            Refusal("run", f"run {intent.run} is another server's, {str(owner)[:12] or 'unnamed'}")
         )
     began = past.plan(intent.run)
     if began not in (None, plan.sha256):
@@ -183,10 +214,8 @@ def _egress(policy: Policy, intent: Intent) -> Iterator[tuple[str, str]]:
     names_items = intent.mechanism in ("popularity", "cooccurrence")
     if names_items and "catalogue_keys" not in policy.egress.fields:
         yield "egress.fields", "names items, and catalogue_keys is not among the fields that may"
-    servers = policy.federations.allowed
-    if servers and intent.federation not in servers:
-        server = intent.federation[:12] or "without a key"
-        yield "federations.allowed", f"the server {server} is not among those that may ask"
+    for refusal in judge_asker(policy, intent.federation, intent.plan):
+        yield refusal.rule, refusal.sentence
 
 
 def _noise(policy: Policy, intent: Intent) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,18 @@ from shared.files import sync_directory
 
 PRIVATE_MODE = 0o600
 
+# Points of small order, in every encoding: under such a key one signature fits many messages.
+_LOW = (
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+)
+WEAK_KEYS = frozenset(_LOW) | {key[:62] + f"{int(key[62:], 16) | 0x80:02x}" for key in _LOW}
+
 
 class SigningKey:
     """A private key and its public half as 64 hexadecimal digits."""
@@ -54,18 +66,21 @@ class SigningKey:
         return self._private.sign(message).hex()
 
 
-@functools.lru_cache(maxsize=1024)
-def verify(public: str, message: bytes, signature: str) -> bool:
+def verify_new(public: str, message: bytes, signature: str) -> bool:
     """Whether a hexadecimal signature over ``message`` was made by the key ``public``."""
     try:
         raw, made = bytes.fromhex(public), bytes.fromhex(signature)
         # Another spelling of the same bytes would be a change that nobody sees.
-        if (raw.hex(), made.hex()) != (public, signature):
+        if (raw.hex(), made.hex()) != (public, signature) or public in WEAK_KEYS:
             return False
         Ed25519PublicKey.from_public_bytes(raw).verify(made, message)
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+verify = functools.lru_cache(maxsize=1024)(verify_new)
+"""``verify_new`` that remembers; for small messages that are read again and again."""
 
 
 def load_or_create_secret(path: Path) -> bytes:

@@ -1,20 +1,28 @@
-"""The vocabulary of messages between server and clients, and their records in Flower's terms."""
+"""The vocabulary of messages between server and clients: requests, signed, and replies."""
 
 import dataclasses
-import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from tokenize import TokenError
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.chain import Anchor, Head, canonical, parse_head
 from shared.errors import FederationError, PrivacyError
+from shared.keys import SigningKey, verify_new
 from shared.plan import PrivacyPlan
+from shared.wire import (
+    AnyArrays,
+    Fields,
+    Parcel,
+    arrays_sha256,
+    from_records,
+    pack_arrays,
+    to_records,
+)
 
 JOIN = "query.join"
 PLAN = "query.plan"
@@ -25,33 +33,70 @@ TRAIN = "train"
 EVALUATE = "evaluate"
 DELIVER_ADAPTER = "query.deliver_adapter"
 
+# The calls of an agent's interface, and which messages each answers.
+CALLS = {
+    "plan": (JOIN, PLAN),
+    "statistics": (POPULARITY, COOCCURRENCE),
+    "train": (TRAIN,),
+    "evaluate": (EVALUATE,),
+    "deliver": (DELIVER_STATISTICS, DELIVER_ADAPTER),
+}
+KINDS = tuple(kind for kinds in CALLS.values() for kind in kinds)
+
 RELIABILITY = "reliability"
 
-# How Flower names the serialisation of numpy arrays.
-NUMPY = "numpy.ndarray"
-
-# What numpy raises over hostile headers, which it reads as Python literals.
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
-    SyntaxError,
-    TokenError,
-)
+REQUEST_DOMAIN = b"tacit request 1\n"
 
 # More than there are people.
 MOST_USERS = 10**11
-
-# A run's identifier becomes part of requests' names in ledgers.
-RUN_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,100}")
 LAST_ROUND = 10_000_000
+# A plan with a hundred digits a number, settings, an anchor or a head: all are far shorter.
+LONGEST_TEXT = 100_000
 
-AnyArrays = Mapping[str, npt.NDArray[Any]]
+
+class _Fields(BaseModel):
+    """Fields of a message: these and no others, of these types, of bounded length."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, str_max_length=LONGEST_TEXT)
+
+    @classmethod
+    def parse(cls, fields: Fields) -> Self:
+        """The fields, or a sentence that does not quote them.
+
+        Raises:
+            FederationError: names every field that is wrong.
+        """
+        try:
+            return cls.model_validate(dict(fields))
+        except ValidationError as error:
+            wrong = [
+                f"field {'.'.join(map(str, e['loc']))[:100]}: {e['msg'][0].lower()}{e['msg'][1:]}"
+                for e in error.errors(include_input=False, include_url=False)
+            ]
+            raise FederationError(f"message: {'; '.join(wrong[:10])}") from error
+
+
+class RequestFields(_Fields):
+    """Fields of a request; see ``Request``."""
+
+    # A run's identifier becomes part of requests' names in ledgers, and the name of a folder.
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")]
+    round: Annotated[int, Field(ge=0, le=LAST_ROUND)]
+    plan: str
+    model_sha256: Annotated[str, Field(max_length=100)]
+    federation: Annotated[str, Field(max_length=100)]
+    anchor: str
+    settings: str
+    signature: Annotated[str, Field(max_length=200)]
+
+
+class ReplyFields(_Fields):
+    """Fields of a reply; see ``Reply``."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    declared_users: Annotated[int, Field(ge=1, le=MOST_USERS)]
+    round: Annotated[int, Field(ge=0, le=LAST_ROUND)]
+    head: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +111,8 @@ class Request:
         arrays: named arrays, as the kind of message needs.
         federation: public key of the server, or empty.
         anchor: its signature under the head of the client's last reply, or None.
+        settings: public settings of the run (``shared.config.shared_settings``), as JSON, or empty.
+        signature: of the server's key, over everything else and the kind of the message.
     """
 
     run: str
@@ -75,6 +122,8 @@ class Request:
     arrays: dict[str, npt.NDArray[Any]]
     federation: str = ""
     anchor: Anchor | None = None
+    settings: str = ""
+    signature: str = ""
 
     def identifier(self, kind: str) -> str:
         """Names this request in ledgers; a repeated message has the same one."""
@@ -102,6 +151,44 @@ class Reply:
     head: Head | None = None
 
 
+def signed(kind: str, request: Request, key: SigningKey, arrays_hash: str = "") -> Request:
+    """The request under a server's key.
+
+    Args:
+        kind: of the message that carries it.
+        request: to be sent.
+        key: of the server.
+        arrays_hash: ``arrays_sha256`` of its arrays where it is known.
+    """
+    named = dataclasses.replace(request, federation=key.public)
+    hashed = arrays_hash or arrays_sha256(request.arrays)
+    return dataclasses.replace(named, signature=key.sign(_signed_bytes(kind, named, hashed)))
+
+
+def genuine(kind: str, request: Request) -> bool:
+    """Whether a request carries the signature of the server that it names."""
+    message = _signed_bytes(kind, request, arrays_sha256(request.arrays))
+    return verify_new(request.federation, message, request.signature)
+
+
+def _signed_bytes(kind: str, request: Request, arrays_hash: str) -> bytes:
+    fields = {k: v for k, v in _fields_of(request).items() if k != "signature"}
+    return REQUEST_DOMAIN + canonical({**fields, "kind": kind, "arrays": arrays_hash}).encode()
+
+
+def _fields_of(request: Request) -> dict[str, str | int]:
+    return {
+        "run": request.run,
+        "round": request.round,
+        "plan": "" if request.plan is None else request.plan.to_json(),
+        "model_sha256": request.model_sha256,
+        "federation": request.federation,
+        "anchor": "" if request.anchor is None else request.anchor.to_json(),
+        "settings": request.settings,
+        "signature": request.signature,
+    }
+
+
 def pack_request(request: Request, arrays: ArrayRecord | None = None) -> RecordDict:
     """A request as Flower records.
 
@@ -109,76 +196,61 @@ def pack_request(request: Request, arrays: ArrayRecord | None = None) -> RecordD
         request: to be sent.
         arrays: its arrays, packed before; requests to many nodes share them.
     """
-    fields = ConfigRecord(
-        {
-            "run": request.run,
-            "round": request.round,
-            "plan": "" if request.plan is None else request.plan.to_json(),
-            "model_sha256": request.model_sha256,
-            "federation": request.federation,
-            "anchor": "" if request.anchor is None else request.anchor.to_json(),
-        }
-    )
+    fields = ConfigRecord(dict(_fields_of(request)))
     packed = pack_arrays(request.arrays) if arrays is None else arrays
     return RecordDict({"request": fields, "arrays": packed})
 
 
-def unpack_request(content: RecordDict, only: tuple[str, ...] | None = None) -> Request:
-    """Parse a request.
-
-    Args:
-        content: of the message.
-        only: names of the arrays that are needed; None reads all.
+def parse_request(parcel: Parcel) -> Request:
+    """The request in a parcel.
 
     Raises:
-        FederationError: if a record or a field is missing or of another type.
+        FederationError: if a field is missing, unknown, or of another type.
+        PrivacyError: if its plan or anchor is none.
     """
-    fields = _fields(content, "request")
-    plan, anchor = _text(fields, "plan"), _text(fields, "anchor")
-    run, round_number = _text(fields, "run"), _number(fields, "round")
-    if not RUN_PATTERN.fullmatch(run) or not 0 <= round_number <= LAST_ROUND:
-        raise FederationError(f"message: run {run[:100]!r}, round {round_number} name no request")
+    fields = RequestFields.parse(parcel.fields)
     return Request(
-        run=run,
-        round=round_number,
-        plan=PrivacyPlan.from_json(plan) if plan else None,
-        model_sha256=_text(fields, "model_sha256"),
-        arrays=_unpack(content, only),
-        federation=_text(fields, "federation"),
-        anchor=Anchor.from_json(anchor) if anchor else None,
+        run=fields.run,
+        round=fields.round,
+        plan=PrivacyPlan.from_json(fields.plan) if fields.plan else None,
+        model_sha256=fields.model_sha256,
+        arrays=dict(parcel.arrays),
+        federation=fields.federation,
+        anchor=Anchor.from_json(fields.anchor) if fields.anchor else None,
+        settings=fields.settings,
+        signature=fields.signature,
     )
+
+
+def reply_parcel(reply: Reply) -> Parcel:
+    """A reply as it leaves."""
+    fields: dict[str, str | int] = {
+        "name": reply.name,
+        "declared_users": reply.declared_users,
+        "round": reply.round,
+        "head": "" if reply.head is None else canonical(dataclasses.asdict(reply.head)),
+    }
+    return Parcel(fields, reply.arrays)
 
 
 def pack_reply(reply: Reply) -> RecordDict:
     """A reply as Flower records."""
-    fields = ConfigRecord(
-        {
-            "name": reply.name,
-            "declared_users": reply.declared_users,
-            "round": reply.round,
-            "head": "" if reply.head is None else canonical(dataclasses.asdict(reply.head)),
-        }
-    )
-    return RecordDict({"reply": fields, "arrays": pack_arrays(reply.arrays)})
+    return to_records(reply_parcel(reply), "reply")
 
 
 def unpack_reply(content: RecordDict, node: int) -> Reply:
     """Parse a reply that came from ``node``.
 
     Raises:
-        FederationError: if a record or a field is missing or of another type.
+        FederationError: if a record or a field is missing, unknown, or of another type.
     """
-    fields = _fields(content, "reply")
-    declared = _number(fields, "declared_users")
-    if not 1 <= declared <= MOST_USERS:
-        raise FederationError(f"reply: declared_users is {declared}; it must be at least 1")
-    name, round_number = _text(fields, "name"), _number(fields, "round")
-    text = _text(fields, "head")
+    parcel = from_records(content, "reply")
+    fields = ReplyFields.parse(parcel.fields)
     try:
-        head = parse_head(text) if text else None
+        head = parse_head(fields.head) if fields.head else None
     except PrivacyError as error:
-        raise FederationError(f"{name}: {error}") from error
-    return Reply(name, declared, round_number, _unpack(content), node, head)
+        raise FederationError(f"{fields.name}: {error}") from error
+    return Reply(fields.name, fields.declared_users, fields.round, dict(parcel.arrays), node, head)
 
 
 def pack_delivery(
@@ -201,65 +273,3 @@ def unpack_delivery(
     if value is None or value.shape != (1,) or not 0.0 <= float(value[0]) <= 1.0:
         raise FederationError(f"delivered adapter: {RELIABILITY} is missing or not in [0, 1]")
     return adapter, float(value[0])
-
-
-def size_bytes(arrays: AnyArrays) -> int:
-    """Bytes of the arrays' values, without framing."""
-    return sum(value.nbytes for value in arrays.values())
-
-
-def pack_arrays(arrays: AnyArrays) -> ArrayRecord:
-    """Arrays as Flower carries them."""
-    return ArrayRecord(
-        {name: Array.from_numpy_ndarray(np.ascontiguousarray(v)) for name, v in arrays.items()}
-    )
-
-
-def unpack_arrays(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
-    """Arrays from Flower's record.
-
-    Raises:
-        FederationError: names an array whose bytes cannot be read.
-    """
-    return {name: _values(name, array) for name, array in record.items()}
-
-
-def _unpack(
-    content: RecordDict, only: tuple[str, ...] | None = None
-) -> dict[str, npt.NDArray[Any]]:
-    record = content.get("arrays")
-    if not isinstance(record, ArrayRecord):
-        raise FederationError("message: it carries no record named arrays")
-    chosen = record.items() if only is None else [(n, record[n]) for n in only if n in record]
-    return {name: _values(name, array) for name, array in chosen}
-
-
-def _values(name: str, array: Array) -> npt.NDArray[Any]:
-    if array.stype != NUMPY:
-        raise FederationError(f"array {name}: serialised as {array.stype!r}, expected {NUMPY!r}")
-    try:
-        # Not numpy.load, which also opens archives and pickles.
-        return np.lib.format.read_array(io.BytesIO(array.data), allow_pickle=False)
-    except UNREADABLE as error:
-        raise FederationError(f"array {name}: its bytes cannot be read ({error})") from error
-
-
-def _fields(content: RecordDict, name: str) -> ConfigRecord:
-    record = content.get(name)
-    if not isinstance(record, ConfigRecord):
-        raise FederationError(f"message: it carries no record named {name}")
-    return record
-
-
-def _text(fields: ConfigRecord, name: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str):
-        raise FederationError(f"message: field {name} is missing or no text")
-    return value
-
-
-def _number(fields: ConfigRecord, name: str) -> int:
-    value = fields.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise FederationError(f"message: field {name} is missing or no whole number")
-    return value

@@ -18,6 +18,7 @@ from shared.errors import PrivacyError
 from shared.sections import Count, Positive, Section, Share, sentence
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256Prefix = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
 class OrganisationRules(Section):
@@ -93,7 +94,14 @@ class FederationRules(Section):
     """Who may ask."""
 
     allowed: tuple[Sha256, ...] = Field(
-        (), description="Public keys of servers that may ask; empty: any."
+        (),
+        description="Public keys of servers that may ask; empty: any in an experiment, none where "
+        "an agent is deployed.",
+    )
+    plans: tuple[Sha256Prefix, ...] = Field(
+        (),
+        description="Hashes of privacy plans that may run, or their first 8 or more digits; empty: "
+        "any that the rest of this policy allows.",
     )
 
 

@@ -209,7 +209,8 @@ def _block_rows(
     owner = np.repeat(np.arange(start, stop), histories.lengths[start:stop])[where >= 0]
     where = where[where >= 0]
     keys, weights = [], []
-    for distance in range(1, options.pair_window + 1):
+    longest = int(histories.lengths[start:stop].max(initial=0))
+    for distance in range(1, max(2, min(options.pair_window, longest - 1) + 1)):
         same = owner[:-distance] == owner[distance:]
         first, second = where[:-distance][same], where[distance:][same]
         different = first != second

@@ -6,6 +6,7 @@ The hierarchy of an item encoder and a user model follows HLLM (Chen et al. 2024
 freezing A is FFA-LoRA (Sun et al., ICLR 2024).
 """
 
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,6 +70,12 @@ class UserModel(nn.Module):
         self.trained: dict[str, nn.Parameter] = {
             name: p for name, p in sorted(self.named_parameters()) if p.requires_grad
         }
+
+    @property
+    def positions(self) -> int:
+        """Most positions that the backbone reads."""
+        config = self.backbone.config
+        return int(getattr(config, "max_position_embeddings", sys.maxsize))
 
     def forward(self, embedded: Tensor) -> Tensor:
         """Hidden states ``[rows, positions, dim]`` of item vectors ``[rows, positions, dim]``."""

@@ -13,7 +13,9 @@ from rich.text import Text
 from audit.cli import audit_app, server_privacy
 from audit.empirical_cli import empirical_command
 from audit.views_cli import explain_command, forecast_command, report_command
+from client.cli import client_app
 from client.policy_cli import policy_app
+from server.cli import register_commands
 from shared.config import Config, load_config
 from shared.errors import DataError, RunError, TacitError
 from shared.files import organisations_directory
@@ -37,12 +39,14 @@ server_app = typer.Typer(no_args_is_help=True, help="The federation's side.")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(policy_app, name="policy")
+app.add_typer(client_app, name="client")
 app.add_typer(audit_app, name="audit")
 app.add_typer(server_app, name="server")
 audit_app.command("report")(report_command)
 audit_app.command("forecast")(forecast_command)
 audit_app.command("explain")(explain_command)
 audit_app.command("empirical")(empirical_command)
+register_commands(server_app)
 server_app.command("privacy")(server_privacy)
 app.command("pretrain")(pretrain_command)
 
@@ -124,8 +128,8 @@ def recommend(
     need: Annotated[str | None, typer.Option(help="What is wanted, in words.")] = None,
 ) -> None:
     """Recommend items to one user of one organisation."""
+    from client.listing import print_recommendations
     from client.recommend import open_recommender
-    from simulations.tables import print_recommendations
 
     config = run_config(run)
     recommender = open_recommender(organisation_folder(run, org), config)

@@ -11,10 +11,10 @@ from server.observers import Observer, RoundReport, observed_by
 from shared.adapters import Arrays
 from shared.config import Config, to_run_config
 from shared.delivery import statistics_from_arrays
-from shared.messages import AnyArrays
 from shared.plan import PrivacyPlan
 from shared.scoring import Scorer
 from shared.statistics import Statistics
+from shared.wire import AnyArrays
 from simulations.engine import run_in_process, run_on_ray
 from simulations.world import World
 

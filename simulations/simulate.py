@@ -21,12 +21,12 @@ from shared.config import Config, load_config
 from shared.delivery import statistics_from_arrays
 from shared.errors import PrivacyError, RunError
 from shared.files import atomic_path, write_json
-from shared.messages import AnyArrays
 from shared.metrics import paired_bootstrap
 from shared.plan import Noise, PrivacyPlan
 from shared.scoring import top_items
 from shared.sections import to_toml
 from shared.statistics import Statistics
+from shared.wire import AnyArrays
 from simulations import records
 from simulations.federate import Outcome, TrainingClock, federate, outcome_scorer, scorer
 from simulations.methods import Result, baseline, cold_slice, federated

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from client.recommend import Recommendation, Recommender
 from shared.config import Config
 from shared.plan import PrivacyPlan
 from shared.words import thousandths_text
@@ -98,26 +97,3 @@ def print_examples(console: Console, examples: Sequence[ExampleRecord]) -> None:
             recent = example.recent[place] if place < len(example.recent) else ""
             table.add_row(recent, f"{place + 1}. {item.title}", f"{item.score:.2f}")
         console.print(table)
-
-
-def print_recommendations(
-    console: Console,
-    recommender: Recommender,
-    user: str,
-    need: str | None,
-    found: Sequence[Recommendation],
-) -> None:
-    """A list for one user, with what it was made from."""
-    recent = "; ".join(recommender.recent(user, 5))
-    console.print(f"[bold]{user}[/bold] of {recommender.name}, lately: {recent}")
-    if need is not None:
-        console.print(f"looking for: {need}")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", justify="right")
-    table.add_column("Recommended")
-    table.add_column("", style="dim")
-    table.add_column("Score", justify="right")
-    for place, line in enumerate(found):
-        details = line.text.removeprefix(line.title).strip(" .")
-        table.add_row(str(place + 1), line.title, details, f"{line.score:.2f}")
-    console.print(table)

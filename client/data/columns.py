@@ -60,7 +60,7 @@ def named(table: Table, meaning: Meaning, given: str) -> str:
     alike = [column for column in table.columns if column.casefold() == given.casefold()]
     if len(alike) != 1:
         raise DataError(
-            f"{table.file.path}: no column {given!r} of {meaning.noun}; {table.listing()}; name "
+            f"{table.origin.place}: no column {given!r} of {meaning.noun}; {table.listing()}; name "
             f"one of them with {meaning.flag} NAME"
         )
     return alike[0]
@@ -80,7 +80,7 @@ def required(table: Table, meaning: Meaning, given: str = "") -> str:
     column = optional(table, meaning, given)
     if column is None:
         raise DataError(
-            f"{table.file.path}: cannot tell which column holds {meaning.noun}; "
+            f"{table.origin.place}: cannot tell which column holds {meaning.noun}; "
             f"{table.listing()}; name one of them with {meaning.flag} NAME"
         )
     return column

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
+import pyarrow
+
+from client.data.parts import parts_of
 from shared.assets import package_file, require_hash
 from shared.config import DataSection
 from shared.errors import AssetError, ConfigError, DataError
@@ -35,9 +38,12 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "ratings.dat",
         "interactions.csv",
         "interactions.parquet",
+        "interactions",
     ),
-    "items": ("*.item", *MOVIELENS_ITEMS, "items.csv", "items.parquet"),
+    "items": ("*.item", *MOVIELENS_ITEMS, "items.csv", "items.parquet", "items"),
 }
+# Files that a format has beside those two.
+BESIDE = ("*.user", "users.dat", "links.csv")
 ML100K_INTERACTIONS_SHA256 = "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"
 ML100K_ITEMS_SHA256 = "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532"
 ML100K_INSTALL = (
@@ -51,23 +57,69 @@ ML100K_LICENCE = (
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source and how it is written.
+    """One file of a source, or one folder of Parquet parts, and how it is written.
 
     Attributes:
         path: where it lies; it exists and is not empty.
         kind: delimited (with a header), recbole (tabs, header ``name:type``), dat (``::`` between
             values, no header) or parquet.
         columns: names of the columns of a file that has no header; empty otherwise.
+        parts: files of a folder in the order in which they are read; empty for a single file.
     """
 
     path: Path
     kind: Kind
     columns: tuple[str, ...] = ()
+    parts: tuple[Path, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """What an error calls it."""
+        return str(self.path)
+
+    @property
+    def label(self) -> str:
+        """What a notice calls it."""
+        return self.path.name
+
+
+class Database(Protocol):
+    """An open connection that reads; all reads see the same state where the database can."""
+
+    scheme: str
+
+    def read(self, sql: str) -> pyarrow.RecordBatchReader:
+        """The rows of a query as they come."""
+
+    def lost(self, error: BaseException) -> str:
+        """What an error while rows come says, without secrets."""
+
+
+@dataclass(frozen=True)
+class SourceQuery:
+    """One query of a database.
+
+    Attributes:
+        database: where it runs.
+        sql: the query, without a semicolon at its end.
+        label: what a notice calls it.
+        place: what an error calls it.
+    """
+
+    database: Database
+    sql: str
+    label: str
+    place: str
+    kind: Literal["sql"] = "sql"
+    columns: tuple[str, ...] = ()
+
+
+Origin = SourceFile | SourceQuery
 
 
 @dataclass(frozen=True)
 class Source:
-    """The files that together are one data set.
+    """The files, or queries, that together are one data set.
 
     Attributes:
         name: what the data set is called in reports.
@@ -80,8 +132,8 @@ class Source:
     """
 
     name: str
-    interactions: SourceFile
-    items: SourceFile
+    interactions: Origin
+    items: Origin
     users: SourceFile | None = None
     links: SourceFile | None = None
     movielens: bool = False
@@ -92,8 +144,8 @@ def recognise(options: DataSection) -> Source:
     """Find the files of ``options.source``, and of ``options.interactions`` and ``options.items``.
 
     A source is ``movielens-100k``, a folder (RecBole atomic files, MovieLens, or
-    ``interactions`` and ``items`` as CSV or Parquet), or one interactions file beside which
-    ``options.items`` names the other.
+    ``interactions`` and ``items`` as CSV, Parquet or folders of Parquet parts), or one interactions
+    file beside which ``options.items`` names the other.
 
     Raises:
         AssetError: if the package with MovieLens 100K is missing or has other bytes.
@@ -105,10 +157,10 @@ def recognise(options: DataSection) -> Source:
     root = Path(options.source).expanduser()
     if not root.exists():
         raise DataError(
-            f"{root}: no such file or folder; expected movielens-100k, synthetic, or the path of a "
-            "folder or an interactions file"
+            f"{root}: no such file or folder; expected movielens-100k, synthetic, the path of a "
+            "folder or an interactions file, or the URL of a database or object store"
         )
-    if root.is_dir():
+    if root.is_dir() and root.suffix != ".parquet":
         interactions = _named(root, options.interactions, "interactions")
         items = _named(root, options.items, "items")
         return _source(
@@ -176,7 +228,7 @@ def _named(folder: Path, given: str, part: Part) -> SourceFile | None:
     if not given:
         return None
     path = folder / Path(given).expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise DataError(
             f"{path}: no such file; data.{part} is {given!r}, expected a file inside {folder} or "
             "an absolute path"
@@ -201,6 +253,8 @@ def _found(folder: Path, part: Part) -> SourceFile:
 
 
 def _file(path: Path, part: Part) -> SourceFile:
+    if path.is_dir():
+        return SourceFile(path, "parquet", parts=parts_of(path))
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
         raise DataError(

@@ -1,4 +1,4 @@
-"""The one way in: files become a catalogue and chronological histories, read through DuckDB."""
+"""The one way in: a source becomes a catalogue and chronological histories, through DuckDB."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +7,17 @@ import duckdb
 
 from client.data.checks import refuse_empty, refuse_repeated
 from client.data.columns import ITEM, USER, has, named, required
-from client.data.formats import recognise
-from client.data.interactions import Interactions, build_histories, read_interactions
+from client.data.formats import Source
+from client.data.interactions import (
+    Interactions,
+    build_histories,
+    read_interactions,
+    settle_unknown_items,
+)
 from client.data.items import read_catalogue
-from client.data.tables import Table, connect, load
+from client.data.sources import opened
+from client.data.sql import connect
+from client.data.tables import Progress, Table, load
 from shared.catalogue import Catalogue
 from shared.config import DataSection
 from shared.histories import PrivateHistories
@@ -28,6 +35,7 @@ class Dataset:
             where a user has none.
         notices: sentences that a person must see.
         dropped_users: users left out for too few interactions.
+        unknown_interactions: interactions left out because their item is not in the catalogue.
     """
 
     name: str
@@ -36,6 +44,24 @@ class Dataset:
     user_columns: Mapping[str, tuple[str, ...]]
     notices: tuple[str, ...]
     dropped_users: int
+    unknown_interactions: int = 0
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A source in DuckDB, each row checked by itself.
+
+    Attributes:
+        catalogue: all items.
+        items: the table of items.
+        table: the table of interactions.
+        interactions: what its columns mean.
+    """
+
+    catalogue: Catalogue
+    items: Table
+    table: Table
+    interactions: Interactions
 
 
 def load_dataset(options: DataSection) -> Dataset:
@@ -49,20 +75,17 @@ def load_dataset(options: DataSection) -> Dataset:
 
     Raises:
         AssetError: if the package with MovieLens 100K is missing or has other bytes.
-        ConfigError: if ``options.source`` is not read from files.
-        DataError: if a file cannot be read as interactions or items, or no user is left.
+        ConfigError: if ``options.source`` is not read, or a package for it is missing.
+        DataError: if it cannot be read as interactions and items, or no user is left.
     """
-    source = recognise(options)
-    with connect() as connection:
-        table = load(connection, "raw_interactions", source.interactions)
-        items = load(connection, "raw_items", source.items)
-        if options.item_column and not has(items, options.item_column):
-            named(table, ITEM, options.item_column)
-        catalogue = read_catalogue(connection, items, source, _known(items, options))
-        interactions = read_interactions(connection, table, _known(table, options))
-        histories, dropped = build_histories(connection, table, interactions, options.min_history)
-        user_columns = _constant_columns(connection, interactions)
-        tables = [table, items]
+    with opened(options) as source, connect() as connection:
+        read = read_tables(connection, source, options, further=True)
+        unknown = settle_unknown_items(connection, read.table, read.interactions, options)
+        histories, dropped = build_histories(
+            connection, read.table, read.interactions, options.min_history
+        )
+        user_columns = _constant_columns(connection, read.interactions)
+        tables = [read.table, read.items]
         if source.users:
             users = load(connection, "raw_users", source.users)
             user_columns |= _users_file(connection, users, options)
@@ -73,7 +96,49 @@ def load_dataset(options: DataSection) -> Dataset:
             f"{dropped} of {dropped + len(histories)} users have fewer than {options.min_history} "
             "interactions and are left out"
         )
-    return Dataset(source.name, catalogue, histories, user_columns, tuple(notices), dropped)
+    if unknown:
+        notices.append(f"{unknown} interactions with items not among the items are left out")
+    return Dataset(
+        source.name,
+        read.catalogue,
+        histories,
+        user_columns,
+        tuple(notices),
+        dropped,
+        unknown,
+    )
+
+
+def read_tables(
+    connection: duckdb.DuckDBPyConnection,
+    source: Source,
+    options: DataSection,
+    *,
+    further: bool,
+    progress: Progress | None = None,
+    may_be_empty: bool = False,
+) -> Tables:
+    """Read items and interactions; leaves ``catalogue`` and ``interactions`` in ``connection``.
+
+    Args:
+        connection: an empty database.
+        source: what is read.
+        options: names of columns that need not be guessed.
+        further: whether to keep columns of the interactions without a meaning of ours.
+        progress: told in words how far it is.
+        may_be_empty: whether no interactions are no error.
+
+    Raises:
+        DataError: if a row, a column or the whole cannot be read.
+    """
+    table = load(connection, "raw_interactions", source.interactions, progress, may_be_empty)
+    items = load(connection, "raw_items", source.items, progress)
+    if options.item_column and not has(items, options.item_column):
+        named(table, ITEM, options.item_column)
+    catalogue = read_catalogue(connection, items, source, _known(items, options))
+    interactions = read_interactions(connection, table, _known(table, options), further)
+    connection.execute(f"DROP TABLE {table.name}")
+    return Tables(catalogue, items, table, interactions)
 
 
 def _known(table: Table, options: DataSection) -> DataSection:

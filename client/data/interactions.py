@@ -1,4 +1,4 @@
-"""From an interactions file to histories: who had which item when, checked row by row."""
+"""From an interactions table to histories: who had which item when, checked row by row."""
 
 from dataclasses import dataclass
 
@@ -14,43 +14,59 @@ from shared.histories import PrivateHistories
 
 # As seconds 1e11 is in the year 5138, as milliseconds it is 1973.
 MILLISECONDS_ABOVE = 1e11
-_TIMES_BELOW = 1e14
+_NUMBERS_BELOW = 1e14
+_SECONDS_BELOW = 1e11
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """The interactions file in the table ``interactions(row, user_id, item_id, ...)``.
+    """The interactions in the table ``interactions(row, user_id, item_id, ...)``.
 
     Attributes:
+        columns: names of the columns of users, items, times and ratings, the last empty without.
         time: SQL of the time in seconds since 1970.
-        rated: whether there is a column ``rating``.
-        further: ``{column of the file: column in DuckDB}`` of columns without a meaning of ours.
+        time_type: DuckDB type of the column of times.
+        unit: of times that are numbers, in seconds.
+        further: ``{column of the source: column in DuckDB}`` of columns without a meaning of ours.
     """
 
+    columns: tuple[str, str, str, str]
     time: str
-    rated: bool
+    time_type: str
+    unit: float
     further: dict[str, str]
+
+    @property
+    def rated(self) -> bool:
+        """Whether there is a column ``rating``."""
+        return bool(self.columns[3])
 
 
 def read_interactions(
-    connection: duckdb.DuckDBPyConnection, table: Table, options: DataSection
+    connection: duckdb.DuckDBPyConnection, table: Table, options: DataSection, further: bool
 ) -> Interactions:
-    """Check every row against ``catalogue``, which ``read_catalogue`` has left in ``connection``.
+    """Read every row into the table ``interactions``, and check it.
 
     Numbers are seconds since 1970, or milliseconds if the largest of the column is above 1e11: one
     unit for the whole column, so that the order of times is kept. Text is an ISO date and time, UTC
     where it names no zone.
 
+    Args:
+        connection: where ``table`` is.
+        table: what the source holds.
+        options: names of columns that need not be guessed.
+        further: whether to keep columns without a meaning of ours.
+
     Raises:
-        DataError: if a column is missing, a user or item is empty, a time or rating cannot be read,
-            or an item is not in the catalogue.
+        DataError: if a column is missing, a user or item is empty, or a time or rating cannot be
+            read.
     """
     user = required(table, USER, options.user_column)
     item = required(table, ITEM, options.item_column)
     time = required(table, TIME, options.time_column)
     rating = optional(table, RATING, options.rating_column)
     taken = {user, item, time, rating}
-    further = {c: f"further{i}" for i, c in enumerate(table.columns) if c not in taken}
+    others = {c: f"further{i}" for i, c in enumerate(table.columns) if further and c not in taken}
     number, stamp = _time(table, time)
     fields = {
         "user_id": table.text(user),
@@ -58,7 +74,7 @@ def read_interactions(
         "number": number,
         "stamp": stamp,
         **({"rating": f"TRY_CAST({table.text(rating)} AS FLOAT)"} if rating else {}),
-        **{sql: table.text(column) for column, sql in further.items()},
+        **{sql: table.text(column) for column, sql in others.items()},
     }
     selected = ", ".join(f"{sql} AS {field}" for field, sql in fields.items())
     connection.execute(
@@ -75,8 +91,44 @@ def read_interactions(
             "rating IS NULL OR NOT isfinite(rating)",
             "a number; correct it or remove the row",
         )
-    _refuse_unknown_items(connection, table, item)
-    return Interactions(f"coalesce(number * {unit!r}, stamp)", rating is not None, further)
+    return Interactions(
+        (user, item, time, rating or ""),
+        f"coalesce(number * {unit!r}, stamp)",
+        table.types[time],
+        unit,
+        others,
+    )
+
+
+def settle_unknown_items(
+    connection: duckdb.DuckDBPyConnection,
+    table: Table,
+    interactions: Interactions,
+    options: DataSection,
+) -> int:
+    """Leave the interactions whose item is in ``catalogue`` in ``known``; how many others are.
+
+    Raises:
+        DataError: if there are others and ``options.unknown_items`` is ``refuse``.
+    """
+    query = (
+        "SELECT min(row), arg_min(item_id, row), count(*) FROM interactions "
+        "ANTI JOIN catalogue USING (item_id)"
+    )
+    row, item, count = connection.execute(query).fetchall()[0]
+    known = "SELECT * FROM interactions"
+    if count and options.unknown_items == "refuse":
+        # Rows that an earlier import has read are counted down from 0.
+        place = table.place(row) if row > 0 else f"{table.origin.place}, a row read earlier"
+        raise DataError(
+            f"{place}, column {interactions.columns[1]}: item {item!r} is not among the items "
+            f"({count} interactions in all have such items); add the items, remove these "
+            'interactions, or leave them out with data.unknown_items = "leave-out"'
+        )
+    if count:
+        known += " SEMI JOIN catalogue USING (item_id)"
+    connection.execute(f"CREATE TEMP VIEW known AS {known}")
+    return int(count)
 
 
 def build_histories(
@@ -87,15 +139,16 @@ def build_histories(
 ) -> tuple[PrivateHistories, int]:
     """Histories of the users with at least ``min_history`` interactions, and the number of others.
 
-    Leaves ``users(place, user_id)`` in ``connection``.
+    The interactions are those of ``known``, which ``settle_unknown_items`` has made. Leaves
+    ``users(place, user_id)`` in ``connection``.
 
     Raises:
         DataError: if no user has that many.
     """
-    order = natural_order(connection, "interactions", "user_id")
+    order = natural_order(connection, "known", "user_id")
     connection.execute(
         f"CREATE TEMP TABLE users AS SELECT row_number() OVER (ORDER BY {order}) - 1 AS place, "
-        "user_id, length FROM (SELECT user_id, count(*) AS length FROM interactions "
+        "user_id, length FROM (SELECT user_id, count(*) AS length FROM known "
         "GROUP BY user_id HAVING count(*) >= $min_history)",
         {"min_history": min_history},
     )
@@ -104,15 +157,15 @@ def build_histories(
     kept = len(users["user_id"])
     if not kept:
         raise DataError(
-            f"{table.file.path}: none of the {total} users has at least {min_history} "
+            f"{table.origin.place}: none of the {total} users has at least {min_history} "
             "interactions; give longer histories or lower data.min_history"
         )
     # Ties keep the order of the file, as others who rank on these data do: ordered by item they
     # would make the last item of a tied group the least popular one, and every figure with it.
     rows = connection.execute(
         f"SELECT catalogue.place AS item, {interactions.time} AS time"
-        f"{', rating' if interactions.rated else ''} FROM interactions JOIN users USING (user_id) "
-        "JOIN catalogue USING (item_id) ORDER BY users.place, time, interactions.row"
+        f"{', rating' if interactions.rated else ''} FROM known JOIN users USING (user_id) "
+        "JOIN catalogue USING (item_id) ORDER BY users.place, time, known.row"
     ).fetchnumpy()
     histories = PrivateHistories(
         user_ids=tuple(users["user_id"].tolist()),
@@ -141,7 +194,8 @@ def _check_times(connection: duckdb.DuckDBPyConnection, table: Table, column: st
         connection,
         table,
         column,
-        f"coalesce(isfinite(coalesce(number, stamp)), false) = false OR number > {_TIMES_BELOW!r}",
+        f"coalesce(isfinite(coalesce(number, stamp)), false) = false "
+        f"OR abs(number) > {_NUMBERS_BELOW!r} OR abs(stamp) > {_SECONDS_BELOW!r}",
         "seconds or milliseconds since 1970, or a date and time such as 2024-05-31T18:00:00Z; "
         "correct it, or name another column with --time-column NAME",
     )
@@ -163,14 +217,3 @@ def _refuse(
         f"{table.place(row)}, column {column}: found {found!r} ({count} such rows), "
         f"expected {expected}"
     )
-
-
-def _refuse_unknown_items(connection: duckdb.DuckDBPyConnection, table: Table, column: str) -> None:
-    missing = "FROM interactions ANTI JOIN catalogue USING (item_id)"
-    query = f"SELECT min(row), arg_min(item_id, row), count(*) {missing}"
-    row, item, count = connection.execute(query).fetchall()[0]
-    if row is not None:
-        raise DataError(
-            f"{table.place(row)}, column {column}: item {item!r} is not among the items ({count} "
-            "interactions in all have such items); add the items or remove these interactions"
-        )

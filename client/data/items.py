@@ -85,7 +85,10 @@ def _attributes(table: Table, source: Source, title: str, taken: set[str | None]
             sql = (
                 f"CASE WHEN {sql} = '(no genres listed)' THEN '' ELSE replace({sql}, '|', ', ') END"
             )
-        if table.file.kind == "recbole" and _RECBOLE_NAMES.get(column, column) not in table.columns:
+        if (
+            table.origin.kind == "recbole"
+            and _RECBOLE_NAMES.get(column, column) not in table.columns
+        ):
             name = _RECBOLE_NAMES[column]
             # A token_seq separates its tokens by spaces; other formats write "Comedy, Drama".
             sql = f"replace({sql}, ' ', ', ')" if name == "genres" else sql
@@ -130,7 +133,7 @@ def _link(
     for film_id, row in connection.execute(query).fetchall():
         raise DataError(
             f"{table.place(row)}, column {item}: item {film_id!r} has no row in "
-            f"{links.file.path}; add it there, or remove that file to do without keys"
+            f"{links.origin.place}; add it there, or remove that file to do without keys"
         )
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE items AS SELECT items.*, links.key "

@@ -1,37 +1,51 @@
 """The organisation's own store: one DuckDB file that holds its catalogue and its histories."""
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import numpy.typing as npt
+import pyarrow
 
 from shared.catalogue import Catalogue
 from shared.errors import DataError
 from shared.files import atomic_path
 from shared.histories import PrivateHistories
 
-FORMAT = "tacit-store-1"
+FORMAT = "tacit-store-2"
 _TABLES = """
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
 CREATE TABLE users (place BIGINT, user_id VARCHAR, length BIGINT);
 CREATE TABLE interactions (place BIGINT, item BIGINT, time DOUBLE, rating FLOAT);
+CREATE TABLE loaded (row BIGINT, user_id VARCHAR, item_id VARCHAR, time DOUBLE, rating FLOAT);
 """
 
 
-def write_store(path: Path, name: str, catalogue: Catalogue, histories: PrivateHistories) -> None:
+def write_store(
+    path: Path,
+    name: str,
+    catalogue: Catalogue,
+    histories: PrivateHistories,
+    facts: Mapping[str, str] | None = None,
+    loaded: pyarrow.RecordBatchReader | None = None,
+) -> None:
     """Write an organisation's data to ``path``, whole or not at all; replaces what is there.
 
-    The tables are ``items``, ``users``, ``interactions`` and ``meta``; column ``place`` keeps the
-    order. Only the owner of the file may read it: histories are private.
+    The tables are ``items``, ``users``, ``interactions``, ``loaded`` and ``meta``; column ``place``
+    keeps the order. Only the owner of the file may read it: histories are private.
 
     Args:
         path: the DuckDB file; its folder is made where it is missing.
         name: of the organisation.
         catalogue: its items.
         histories: its users' histories, of items in ``catalogue``.
+        facts: what else ``meta`` holds, under names of the caller.
+        loaded: all rows of the source, also of users with short histories, for a refresh that reads
+            only what is new: ``row, user_id, item_id, time, rating``.
 
     Raises:
         DataError: if the file cannot be written.
@@ -42,9 +56,12 @@ def write_store(path: Path, name: str, catalogue: Catalogue, histories: PrivateH
             with duckdb.connect(str(temporary)) as connection:
                 temporary.chmod(0o600)
                 connection.execute(_TABLES)
-                _write_meta(connection, name, catalogue, histories)
+                _write_meta(connection, name, catalogue, histories, facts or {})
                 _write_items(connection, catalogue)
                 _write_histories(connection, histories)
+                if loaded is not None:
+                    connection.register("incoming", loaded)
+                    connection.execute("INSERT INTO loaded BY NAME SELECT * FROM incoming")
     except (OSError, duckdb.Error) as error:
         raise DataError(
             f"{path}: the store cannot be written ({str(error).splitlines()[0]}); check that the "
@@ -59,17 +76,39 @@ def read_store(path: Path) -> tuple[Catalogue, PrivateHistories]:
         DataError: if the file is missing, is no store of this format, or is open for writing in
             another process.
     """
+    with open_store(path) as connection:
+        meta = _meta(connection)
+        return _read_items(connection, meta), _read_histories(connection, meta)
+
+
+def read_facts(path: Path) -> dict[str, str]:
+    """What ``meta`` holds: ``name``, ``format`` and the facts given to ``write_store``.
+
+    Raises:
+        DataError: as ``read_store``.
+    """
+    with open_store(path) as connection:
+        return _meta(connection)
+
+
+@contextmanager
+def open_store(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The store as a database that can be read.
+
+    Raises:
+        DataError: as ``read_store``, also for what DuckDB raises in the block.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such store; make it by importing the organisation's data")
     try:
         with duckdb.connect(str(path), read_only=True) as connection:
-            meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
-            if meta.get("format") != FORMAT:
+            found = _meta(connection).get("format")
+            if found != FORMAT:
                 raise DataError(
-                    f"{path}: found a store of format {meta.get('format')!r}, expected {FORMAT}; "
-                    "import the organisation's data again"
+                    f"{path}: found a store of format {found!r}, expected {FORMAT}; import the "
+                    "organisation's data again"
                 )
-            return _read_items(connection, meta), _read_histories(connection, meta)
+            yield connection
     except duckdb.Error as error:
         raise DataError(
             f"{path}: not readable as a store of tacit ({str(error).splitlines()[0]}); import the "
@@ -77,13 +116,19 @@ def read_store(path: Path) -> tuple[Catalogue, PrivateHistories]:
         ) from error
 
 
+def _meta(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    return dict(connection.execute("SELECT key, value FROM meta").fetchall())
+
+
 def _write_meta(
     connection: duckdb.DuckDBPyConnection,
     name: str,
     catalogue: Catalogue,
     histories: PrivateHistories,
+    facts: Mapping[str, str],
 ) -> None:
     meta = {
+        **facts,
         "format": FORMAT,
         "name": name,
         "attributes": json.dumps(list(catalogue.attributes)),

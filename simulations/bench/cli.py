@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from simulations.bench.accounting import AccountingRow
     from simulations.bench.accuracy import AccuracyRow, Comparison, Setting
     from simulations.bench.audit import AuditRow
+    from simulations.bench.deployment import DeploymentRow
+    from simulations.bench.ingest import IngestRow
     from simulations.bench.round import RoundRow
     from simulations.bench.step import StepRow
 
@@ -95,6 +97,50 @@ def audit(
     with console.status("Auditing steps"):
         rows = measure(config, canaries)
     print_audit(console, rows)
+    if json_file is not None:
+        write_json(json_file, {"rows": [asdict(row) for row in rows]})
+
+
+@bench_app.command()
+def deployment(
+    config_file: ConfigFile = None,
+    set_: Overrides = None,
+    organisations: Annotated[int, typer.Option(min=1, help="Agents and SuperNodes.")] = 3,
+    users: Annotated[int, typer.Option(min=10, help="Of all organisations together.")] = 300,
+    items: Annotated[int, typer.Option(min=50, help="Of the catalogue.")] = 200,
+    rounds: Annotated[int, typer.Option(min=2, help="Adapter rounds.")] = 10,
+    json_file: JsonFile = None,
+) -> None:
+    """Deploy a federation on this machine by the operators' commands and time it."""
+    from simulations.bench.deployment import measure
+
+    config = load_config(config_file, set_ or [])
+    console = Console()
+    with console.status("Deploying") as status:
+        rows = measure(config, organisations, users, items, rounds, status.update)
+    print_deployment(console, rows)
+    if json_file is not None:
+        write_json(json_file, {"rows": [asdict(row) for row in rows]})
+
+
+@bench_app.command()
+def ingest(
+    interactions: Annotated[int, typer.Option(min=1000, help="Made up for this.")] = 1_000_000,
+    postgresql: Annotated[
+        str,
+        typer.Option(
+            metavar="URL", help="Of any database of a server; it makes up the rows, none is stored."
+        ),
+    ] = "",
+    json_file: JsonFile = None,
+) -> None:
+    """Time the way of made-up interactions into a store, and their refresh, each on its own."""
+    from simulations.bench.ingest import measure
+
+    console = Console()
+    with console.status("Making up interactions") as status:
+        rows = measure(interactions, postgresql, status.update)
+    print_ingest(console, rows)
     if json_file is not None:
         write_json(json_file, {"rows": [asdict(row) for row in rows]})
 
@@ -202,6 +248,26 @@ def print_audit(console: Console, rows: "Sequence[AuditRow]") -> None:
     console.print("  100 steps at sampling rate 0.1; Change is that of an update, same noise.")
 
 
+def print_deployment(console: Console, rows: "Sequence[DeploymentRow]") -> None:
+    """Seconds of each way to run the same federation."""
+    table = _table(
+        "Way", "Organisations", "Users", "Rounds", "Start", "Round 1", "Round", "Bytes", left=1
+    )
+    for row in rows:
+        table.add_row(
+            row.name,
+            str(row.organisations),
+            str(row.users),
+            str(row.rounds),
+            f"{row.start_s:.1f} s",
+            f"{row.first_round_s:.1f} s",
+            f"{row.round_s:.2f} s",
+            f"{row.loopback_bytes:,}" if row.loopback_bytes else "-",
+        )
+    console.print(table)
+    console.print("  Bytes cross loopback in a round, all processes together; Round is a median.")
+
+
 def print_accuracy(
     console: Console, rows: "Sequence[AccuracyRow]", comparisons: "Sequence[Comparison]"
 ) -> None:
@@ -227,6 +293,21 @@ def print_accuracy(
             f"(95% {found.ndcg10_low:+.4f} to {found.ndcg10_high:+.4f})",
             highlight=False,
         )
+
+
+def print_ingest(console: Console, rows: "Sequence[IngestRow]") -> None:
+    """Seconds and memory of a process that does nothing else."""
+    table = _table("Source", "Task", "Interactions", "Seconds", "Of processor", "Peak MB", left=2)
+    for row in rows:
+        table.add_row(
+            row.source,
+            row.task,
+            f"{row.interactions:,}",
+            f"{row.wall_s:.2f}",
+            f"{row.cpu_s:.2f}",
+            f"{row.peak_mb:.0f}",
+        )
+    console.print(table)
 
 
 def print_steps(console: Console, rows: "Sequence[StepRow]") -> None:

@@ -1,9 +1,11 @@
 """Small data sets in every format, and the real ones where they are at hand."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+from tests.data.postgres import PASSWORD, VARIABLE, Postgres, running_postgres
 
 Write = Callable[..., Path]
 
@@ -52,3 +54,18 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data beside the repository, with ml-100k and ml-latest-small")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """One PostgreSQL for all tests of a process."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Postgres:
+    """PostgreSQL without tables, and its password in the environment."""
+    monkeypatch.setenv(VARIABLE, PASSWORD)
+    postgres_server.run("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    return postgres_server

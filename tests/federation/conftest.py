@@ -17,8 +17,9 @@ from server.inquiry import Inquiry
 from server.strategy import FederationStrategy
 from shared.adapters import Arrays
 from shared.config import Config, parse_config
-from shared.messages import Reply, Request, pack_arrays, pack_reply, unpack_request
+from shared.messages import Reply, Request, pack_arrays, pack_reply, parse_request
 from shared.plan import make_plan
+from shared.wire import from_records
 from simulations.engine import InProcessGrid
 
 Change = Callable[[RecordDict], RecordDict | Error]
@@ -48,7 +49,7 @@ class Federation:
         users = sum(reply.declared_users for reply in self.good)
         self.plan = make_plan(self.config, users, len(self.good))
         book = HeadBook(self.directory)
-        self.inquiry = Inquiry("run", "model", self.config.server, book, self.plan)
+        self.inquiry = Inquiry("run", "model", self.config.server, book, plan=self.plan)
         self.grid = InProcessGrid(self._app(), {}, len(self.good))
         self.strategy = FederationStrategy(
             self.config,
@@ -80,7 +81,7 @@ class Federation:
 
         def answer(message: Message, context: Context) -> Message:
             node = int(str(context.node_config["partition-id"]))
-            request = unpack_request(message.content)
+            request = parse_request(from_records(message.content, "request"))
             self.asked[message.metadata.message_type] = request.arrays
             self.requests.append((node, request))
             content = pack_reply(self.good[node])
@@ -92,7 +93,7 @@ class Federation:
                 return Message(changed, reply_to=message)
             return Message(changed, reply_to=message)
 
-        for kind in ("join", "popularity", "cooccurrence"):
+        for kind in ("join", "plan", "popularity", "cooccurrence", "deliver_statistics"):
             app.query(kind)(answer)
         app.train()(answer)
         return app

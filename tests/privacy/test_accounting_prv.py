@@ -60,7 +60,9 @@ def test_accounting_imports_no_torch() -> None:
 def test_opacus_and_accounting_agree_in_either_order_of_import() -> None:
     opacus_first, ours_second = map(float, printed(OPACUS + OURS))
     ours_first, opacus_second = map(float, printed(OURS + OPACUS))
-    assert opacus_first == opacus_second == opacus_epsilon([(0.1, 1.14, 100)], 1e-5)
+    # A Fourier transform's last digits depend on where its arrays lie in memory.
+    assert opacus_first == pytest.approx(opacus_second, rel=1e-12)
+    assert opacus_first == pytest.approx(opacus_epsilon([(0.1, 1.14, 100)], 1e-5), rel=1e-12)
     assert ours_first == ours_second == pytest.approx(opacus_first, abs=1e-9)
 
 

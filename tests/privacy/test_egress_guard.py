@@ -1,7 +1,6 @@
-"""Whatever a ClientApp answers, nothing leaves but the release that the ledger has on record."""
+"""Whatever the agent's acts return, nothing leaves but the release that is in the ledger."""
 
 import dataclasses
-import io
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,33 +10,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.app.error import Error
-from flwr.clientapp import ClientApp
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 import client.app
+from client import gate
 from client.agent import Agent
-from client.directory import _agents, register
-from client.egress import LONGEST_REASON, REFUSED, guard
+from client.directory import _agents, _gates, register
 from shared import messages
-from shared.chain import Head, canonical
+from shared.chain import Head
 from shared.config import Config, to_run_config
-from shared.messages import (
-    Reply,
-    Request,
-    pack_arrays,
-    pack_delivery,
-    pack_request,
-    unpack_reply,
-)
+from shared.errors import RefusedError
+from shared.keys import SigningKey
+from shared.messages import Reply, Request, pack_delivery, pack_request, signed, unpack_reply
 from shared.plan import PrivacyPlan, make_plan
+from shared.settings import shared_settings
+from shared.wire import FAILED, LONGEST_REASON, REFUSED, from_records, to_bytes
 from simulations.engine import InProcessGrid
 
 Arrays = dict[str, npt.NDArray[Any]]
 OpenAgent = Callable[..., AbstractContextManager[Agent]]
-Change = Callable[[RecordDict], RecordDict]
+Change = Callable[[Reply], Any]
+Act = Callable[[Agent, Request], Reply]
 
-# Stands for what a hostile ClientApp has read and would like to send.
+# Stands for what hostile code in the agent has read and would like to send.
 SECRET = "user-3 had Item 7"
 NOISED = (messages.POPULARITY, messages.COOCCURRENCE, messages.TRAIN, messages.EVALUATE)
 SHARES = {
@@ -57,16 +52,26 @@ class Node:
         plan: of all requests.
         adapter: that fits the agent's model.
         grid: calls the app.
+        key: of the server that asks.
     """
 
     agent: Agent
     plan: PrivacyPlan
     adapter: Arrays
     grid: InProcessGrid
+    key: SigningKey
 
     def ask(self, kind: str, arrays: Arrays | None = None, round_number: int = 0) -> Message:
-        request = Request("run", round_number, self.plan, "model-of-the-test", arrays or {})
-        return self.send(kind, pack_request(request))
+        return self.send(kind, pack_request(self.signed(kind, arrays, round_number, self.plan)))
+
+    def signed(
+        self, kind: str, arrays: Arrays | None, round_number: int, plan: PrivacyPlan
+    ) -> Request:
+        settings = shared_settings(self.agent.config)
+        request = Request(
+            "run", round_number, plan, "model-of-the-test", arrays or {}, settings=settings
+        )
+        return signed(kind, request, self.key)
 
     def send(self, kind: str, content: RecordDict) -> Message:
         (node,) = self.grid.get_node_ids()
@@ -101,24 +106,41 @@ def node(
         register(agent)
         try:
             grid = InProcessGrid(client.app.app, run_config, 1)
-            yield Node(agent, make_plan(config, users=6, organisations=1), adapter, grid)
+            plan = make_plan(config, users=6, organisations=1)
+            key = SigningKey.load_or_create(tmp_path / "server.pem")
+            yield Node(agent, plan, adapter, grid, key)
         finally:
             _agents.pop(agent.directory)
+            _gates.pop(agent.directory, None)
 
 
 @pytest.fixture
-def hostile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], None]:
-    """Makes the ClientApp change every reply before the guard sees it."""
-    honest = client.app._answer
+def acts(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Act], Act]], None]:
+    """Puts something else in the place of every act of the agent."""
 
-    def use(change: Change) -> None:
-        def answer(message: Message, context: Context, act: Any) -> Message:
-            reply = honest(message, context, act)
-            return Message(change(reply.content), reply_to=message)
-
-        monkeypatch.setattr(client.app, "_answer", answer)
+    def use(wrap: Callable[[Act], Act]) -> None:
+        for kind, act in list(gate.ACTS.items()):
+            monkeypatch.setitem(gate.ACTS, kind, wrap(act))
 
     return use
+
+
+@pytest.fixture
+def hostile(acts: Callable[[Callable[[Act], Act]], None]) -> Callable[[Change], None]:
+    """Makes the agent change every reply before the guard sees it."""
+
+    def use(change: Change) -> None:
+        acts(lambda act: lambda agent, request: change(act(agent, request)))
+
+    return use
+
+
+def check_nothing_leaves(node: Node, reply: Message) -> None:
+    """Neither content nor a word of it."""
+    assert reply.has_error()
+    assert not reply.has_content()
+    assert reply.error.code in (REFUSED, FAILED)
+    assert SECRET not in str(reply.error.reason)
 
 
 def check_dropped(node: Node, reply: Message) -> None:
@@ -132,25 +154,13 @@ def check_dropped(node: Node, reply: Message) -> None:
 
 
 def fields(**changed: Any) -> Change:
-    """The reply with some fields changed, added or, where None, left out."""
-
-    def change(good: RecordDict) -> RecordDict:
-        record = good["reply"]
-        assert isinstance(record, ConfigRecord)
-        kept = {n: v for n, v in (dict(record) | changed).items() if v is not None}
-        return RecordDict({"reply": ConfigRecord(kept), "arrays": good["arrays"]})
-
-    return change
+    """The reply with some fields changed."""
+    return lambda good: dataclasses.replace(good, **changed)
 
 
 def arrays(alter: Callable[[Arrays], Arrays]) -> Change:
     """The reply with other arrays."""
-
-    def change(good: RecordDict) -> RecordDict:
-        given = unpack_reply(good, 0).arrays
-        return RecordDict({"reply": good["reply"], "arrays": pack_arrays(alter(dict(given)))})
-
-    return change
+    return lambda good: dataclasses.replace(good, arrays=alter(dict(good.arrays)))
 
 
 def values(alter: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Change:
@@ -162,26 +172,16 @@ def first(value: float) -> Change:
     return values(lambda v: np.concatenate([[np.float32(value)], v[1:]]).astype(np.float32))
 
 
-def records(**more: Any) -> Change:
-    return lambda good: RecordDict({**good, **more})
-
-
 CHANGES: dict[str, Change] = {
-    "metrics-record": records(metrics=MetricRecord({"loss": 0.25})),
-    "config-record": records(notes=ConfigRecord({"note": SECRET})),
-    "array-record": records(more=pack_arrays({"w": np.zeros(3, np.float32)})),
-    "record-missing": lambda good: RecordDict({"reply": good["reply"]}),
-    "record-of-another-kind": lambda good: RecordDict(
-        {"reply": good["reply"], "arrays": ConfigRecord({"a": 1})}
-    ),
-    "field-more": fields(users=3),
-    "field-missing": fields(declared_users=None),
     "another-name": fields(name=SECRET),
+    "name-is-no-text": fields(name=(SECRET,)),
     "the-true-size": fields(declared_users=6),
     "size-as-text": fields(declared_users=SECRET),
     "another-round": fields(round=7),
+    "round-as-text": fields(round=SECRET),
     "head-is-text": fields(head=SECRET),
-    "no-head": fields(head=""),
+    "head-is-a-table": fields(head={"note": SECRET}),
+    "no-head": fields(head=None),
     "array-more": arrays(lambda given: given | {"more": np.zeros(2, np.float32)}),
     "array-missing": arrays(lambda given: {"keys": given["keys"]}),
     "no-arrays": arrays(lambda given: {}),
@@ -198,7 +198,14 @@ CHANGES: dict[str, Change] = {
     "one-value-changed": first(1.25),
     "noise-taken-off": values(np.round),
     "zeros": values(np.zeros_like),
+    "no-dtype-of-numbers": values(lambda v: v.astype("S8")),
+    "objects": values(lambda v: v.astype(object)),
+    "text-for-an-array": arrays(lambda given: given | {"values": SECRET}),
 }
+
+
+# Of a type that the guard's own comparison stumbles over: dropped, but with no sentence for it.
+BREAK_THE_CHECK = {"head-is-text", "head-is-a-table", "text-for-an-array"}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -206,20 +213,27 @@ def test_a_reply_that_is_not_as_it_should_be_is_dropped(
     node: Node, hostile: Callable[[Change], None], name: str
 ) -> None:
     hostile(CHANGES[name])
+    check_nothing_leaves(node, node.ask(messages.POPULARITY))
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES.keys() - BREAK_THE_CHECK))
+def test_what_was_dropped_is_in_the_ledger(
+    node: Node, hostile: Callable[[Change], None], name: str
+) -> None:
+    hostile(CHANGES[name])
     check_dropped(node, node.ask(messages.POPULARITY))
 
 
 def test_a_reply_as_it_should_be_passes_bit_for_bit(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: Node, hostile: Callable[[Change], None]
 ) -> None:
-    made: list[Message] = []
-    honest = client.app._answer
+    made: list[Reply] = []
 
-    def keeps(message: Message, context: Context, act: Any) -> Message:
-        made.append(honest(message, context, act))
-        return made[-1]
+    def keep(reply: Reply) -> Reply:
+        made.append(reply)
+        return reply
 
-    monkeypatch.setattr(client.app, "_answer", keeps)
+    hostile(keep)
     rounds = {messages.TRAIN: 1, messages.DELIVER_ADAPTER: 3, messages.EVALUATE: 4}
     for kind in (
         messages.JOIN,
@@ -233,7 +247,7 @@ def test_a_reply_as_it_should_be_passes_bit_for_bit(
     ):
         reply = node.ask(kind, node.arrays_for(kind), rounds.get(kind, 0))
         assert not reply.has_error(), (kind, reply)
-        given, passed = unpack_reply(made[-1].content, 0), unpack_reply(reply.content, 0)
+        given, passed = made[-1], unpack_reply(reply.content, 0)
         assert dataclasses.replace(passed, arrays={}) == dataclasses.replace(given, arrays={})
         assert {n: (v.dtype, v.tobytes()) for n, v in passed.arrays.items()} == {
             n: (v.dtype, v.tobytes()) for n, v in given.arrays.items()
@@ -245,34 +259,58 @@ def test_a_reply_as_it_should_be_passes_bit_for_bit(
 def test_bytes_hidden_behind_an_array_do_not_pass(
     node: Node, hostile: Callable[[Change], None]
 ) -> None:
-    def hide(good: RecordDict) -> RecordDict:
-        record = good["arrays"]
-        assert isinstance(record, ArrayRecord)
-        hidden = {
-            name: Array(a.dtype, a.shape, a.stype, a.data + SECRET.encode())
-            for name, a in record.items()
-        }
-        return RecordDict({"reply": good["reply"], "arrays": ArrayRecord(hidden)})
+    """The array is a window into a larger buffer that holds more."""
 
-    hostile(hide)
+    def hide(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        room = np.frombuffer(bytearray(value.tobytes() + SECRET.encode() * 8), np.uint8)
+        shown: npt.NDArray[Any] = room[: value.nbytes].view(value.dtype)
+        return shown
+
+    hostile(values(hide))
     reply = node.ask(messages.POPULARITY)
-    if reply.has_content():
-        for array in reply.content["arrays"].values():
-            assert SECRET.encode() not in array.data
-            assert array.data == packed(array.numpy())
+    assert not reply.has_error()
+    for array in reply.content["arrays"].values():
+        assert SECRET.encode() not in array.data
+    sent = messages.reply_parcel(unpack_reply(reply.content, 0))
+    assert SECRET.encode() not in to_bytes(sent)
 
 
-def packed(value: npt.NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, value, allow_pickle=False)
-    return buffer.getvalue()
+def test_what_a_reply_carries_beside_its_fields_does_not_pass(
+    node: Node, hostile: Callable[[Change], None]
+) -> None:
+    @dataclass(frozen=True)
+    class Wider(Reply):
+        note: str = SECRET
+
+    def widen(good: Reply) -> Reply:
+        return Wider(**{f.name: getattr(good, f.name) for f in dataclasses.fields(good)})
+
+    hostile(widen)
+    reply = node.ask(messages.POPULARITY)
+    assert not reply.has_error()
+    assert SECRET not in str(reply.content)
+
+
+def test_a_node_s_number_in_a_reply_does_not_pass(
+    node: Node, hostile: Callable[[Change], None]
+) -> None:
+    hostile(fields(node=1234567))
+    assert "1234567" not in str(node.ask(messages.POPULARITY).content)
+
+
+@pytest.mark.parametrize("made", [None, SECRET, {"name": SECRET}, b"bytes", 3], ids=repr)
+def test_what_is_no_reply_does_not_pass(
+    node: Node, hostile: Callable[[Change], None], made: Any
+) -> None:
+    hostile(lambda _: made)
+    check_nothing_leaves(node, node.ask(messages.JOIN))
 
 
 @pytest.mark.parametrize("kind", NOISED)
 def test_what_the_agent_never_released_does_not_pass(
-    node: Node, monkeypatch: pytest.MonkeyPatch, kind: str
+    node: Node, acts: Callable[[Callable[[Act], Act]], None], kind: str
 ) -> None:
-    """The ClientApp makes a reply of its own: right in every form, but with no intent behind it."""
+    """An act makes a reply of its own: right in every form, but with no intent behind it."""
     identity, keys = node.agent.identity, node.agent.catalogue.key_hashes
     made: dict[str, Arrays] = {
         messages.POPULARITY: {"keys": keys, "values": np.zeros(len(keys), np.float32)},
@@ -283,10 +321,7 @@ def test_what_the_agent_never_released_does_not_pass(
     forged = Reply(
         identity.name, identity.declared_users, 1, made[kind], head=node.agent.ledger.head()
     )
-    content = messages.pack_reply(forged)
-    monkeypatch.setattr(
-        client.app, "_answer", lambda message, *_: Message(content, reply_to=message)
-    )
+    acts(lambda _: lambda agent, request: forged)
     check_dropped(node, node.ask(kind, node.arrays_for(kind), 1))
     assert node.agent.ledger.events() == ()
 
@@ -298,7 +333,7 @@ def test_a_release_does_not_pass_as_the_answer_to_another_request(
     replayed = unpack_reply(earlier, 0)
     identity, head = node.agent.identity, node.agent.ledger.head()
     later = Reply(identity.name, identity.declared_users, 1, replayed.arrays, head=head)
-    hostile(lambda good: messages.pack_reply(later))
+    hostile(lambda good: later)
     check_dropped(node, node.ask(messages.TRAIN, node.adapter, 1))
 
 
@@ -311,7 +346,7 @@ def test_arrays_do_not_leave_with_a_reply_that_has_none(
 
 
 def with_head(head: Head) -> Change:
-    return fields(head=canonical(dataclasses.asdict(head)))
+    return fields(head=head)
 
 
 @pytest.mark.parametrize(
@@ -346,71 +381,96 @@ def test_a_head_from_before_the_release_is_dropped(
 
 
 def test_the_text_of_an_exception_stays_at_home(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: Node, acts: Callable[[Callable[[Act], Act]], None]
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object) -> Any:
         raise KeyError(SECRET)
 
-    for place in ("client.agent.popularity_sum", "client.app._answer"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(place, fails)
-            reply = node.ask(messages.POPULARITY)
-        assert reply.has_error()
-        assert SECRET not in str(reply.error)
-        assert SECRET not in str(node.agent.ledger.refusals())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("client.agent.popularity_sum", fails)
+        check_nothing_leaves(node, node.ask(messages.POPULARITY))
+    acts(lambda _: fails)
+    check_nothing_leaves(node, node.ask(messages.POPULARITY, round_number=1))
+    assert SECRET not in str(node.agent.ledger.refusals())
 
 
+@pytest.mark.parametrize(
+    "place", ["client.gate.check_reply", "client.egress._check_fields", "client.gate.reply_parcel"]
+)
 def test_a_check_that_breaks_lets_nothing_through(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: Node, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     def breaks(*_: object) -> None:
         raise KeyError(SECRET)
 
-    monkeypatch.setattr("client.egress.checked", breaks)
-    reply = node.ask(messages.JOIN)
-    assert reply.has_error()
-    assert SECRET not in str(reply.error)
+    monkeypatch.setattr(place, breaks)
+    for kind in (messages.JOIN, messages.POPULARITY):
+        check_nothing_leaves(node, node.ask(kind))
 
 
 def test_a_reason_that_the_ledger_does_not_have_stays_at_home(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: Node, acts: Callable[[Callable[[Act], Act]], None]
 ) -> None:
-    def reasons(text: str) -> Callable[..., Message]:
-        return lambda message, *_: Message(Error(0, text), reply_to=message)
+    def refuses(text: str) -> Callable[[Act], Act]:
+        def act(*_: object) -> Reply:
+            raise RefusedError(text)
+
+        return lambda _: act
 
     for text in (SECRET, f"house refuses: [egress] {SECRET}", SECRET * 10_000):
-        monkeypatch.setattr(client.app, "_answer", reasons(text))
-        reply = node.ask(messages.POPULARITY)
-        assert reply.error.code == REFUSED
-        assert SECRET not in str(reply.error.reason)
+        acts(refuses(text))
+        check_nothing_leaves(node, node.ask(messages.POPULARITY))
+
+
+def test_a_true_reason_with_more_behind_it_stays_at_home(
+    node: Node, acts: Callable[[Callable[[Act], Act]], None]
+) -> None:
+    def tells_more(act: Act) -> Act:
+        def told(agent: Agent, request: Request) -> Reply:
+            try:
+                return act(agent, request)
+            except RefusedError as error:
+                raise RefusedError(f"{error}; {SECRET}") from error
+
+        return told
+
+    acts(tells_more)
+    greedy = dataclasses.replace(node.plan, delta=0.5)
+    request = node.signed(messages.POPULARITY, None, 0, greedy)
+    check_nothing_leaves(node, node.send(messages.POPULARITY, pack_request(request)))
 
 
 def test_a_reason_of_the_policy_is_told_and_no_longer_than_need_be(node: Node) -> None:
     greedy = dataclasses.replace(node.plan, delta=0.5)
-    request = Request("run", 0, greedy, "model-of-the-test", {})
+    request = node.signed(messages.POPULARITY, None, 0, greedy)
     reply = node.send(messages.POPULARITY, pack_request(request))
     assert "[budget.delta]" in str(reply.error.reason)
     long = dataclasses.replace(node.plan, steps=10**2500)
-    request = Request("run", 0, long, "model-of-the-test", {})
+    request = node.signed(messages.POPULARITY, None, 0, long)
     reply = node.send(messages.POPULARITY, pack_request(request))
     assert reply.has_error()
     assert len(str(reply.error.reason)) <= LONGEST_REASON
 
 
-def test_a_reply_of_a_kind_that_is_not_known_is_dropped(node: Node) -> None:
-    """The ClientApp has a handler of its own; the guard stands before that one too."""
-    app = ClientApp(mods=[guard])
+def test_an_act_that_is_not_known_to_the_guard_is_not_asked(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
 
-    @app.query("secret")
-    def secret(message: Message, context: Context) -> Message:
-        identity, head = node.agent.identity, node.agent.ledger.head()
-        reply = Reply(identity.name, identity.declared_users, 0, {}, head=head)
-        return Message(messages.pack_reply(reply), reply_to=message)
+    def secret(agent: Agent, request: Request) -> Reply:
+        asked.append(request)
+        identity, head = agent.identity, agent.ledger.head()
+        return Reply(identity.name, identity.declared_users, 0, {}, head=head)
 
-    run_config = to_run_config(node.agent.config)
-    run_config |= {"tacit.directory": str(node.agent.directory.parents[1])}
-    node.grid = InProcessGrid(app, run_config, 1)
-    check_dropped(node, node.ask("query.secret"))
+    monkeypatch.setitem(gate.ACTS, "query.secret", secret)
+    access = client.app.agent_of(node.grid._contexts[next(iter(node.grid.get_node_ids()))])
+    with pytest.raises(RefusedError, match="none of kind"):
+        access.ask("query.secret", parcel_of(node.signed("query.secret", None, 0, node.plan)))
+    assert asked == []
+
+
+def parcel_of(request: Request) -> Any:
+    return from_records(pack_request(request), "request")
 
 
 @pytest.mark.parametrize(
@@ -418,13 +478,29 @@ def test_a_reply_of_a_kind_that_is_not_known_is_dropped(node: Node) -> None:
     [
         RecordDict(),
         RecordDict({"request": ConfigRecord({"run": "run"})}),
-        RecordDict({"request": ConfigRecord({}), "arrays": ArrayRecord()}),
+        RecordDict({"request": ConfigRecord({}), "arrays": ArrayRecord(), "more": ArrayRecord()}),
     ],
-    ids=["empty", "half", "no-fields"],
+    ids=["empty", "half", "more"],
+)
+def test_what_is_no_message_is_refused_with_a_sentence_before_it_reaches_the_agent(
+    node: Node, content: RecordDict, acts: Callable[[Callable[[Act], Act]], None]
+) -> None:
+    acts(lambda act: lambda agent, request: pytest.fail("it was asked"))
+    for kind in (messages.JOIN, messages.POPULARITY, messages.TRAIN):
+        reply = node.send(kind, content)
+        assert reply.has_error()
+        assert "message: " in str(reply.error.reason)
+
+
+@pytest.mark.parametrize(
+    "fields_of_it",
+    [{}, {"run": "run"}, {"run": "run", "round": 0, "secret": 1}],
+    ids=["none", "few", "unknown"],
 )
 def test_a_malformed_request_is_refused_with_a_sentence_and_on_record(
-    node: Node, content: RecordDict
+    node: Node, fields_of_it: dict[str, Any]
 ) -> None:
+    content = RecordDict({"request": ConfigRecord(fields_of_it), "arrays": ArrayRecord()})
     for kind in (messages.JOIN, messages.POPULARITY, messages.TRAIN):
         reply = node.send(kind, content)
         assert reply.has_error()

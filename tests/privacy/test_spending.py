@@ -16,11 +16,11 @@ import pytest
 
 from client.agent import Agent
 from client.trainer import Update
-from shared.adapters import arrays_sha256
 from shared.entries import Release
 from shared.errors import PrivacyError, TacitError
-from shared.messages import Reply, Request, size_bytes
+from shared.messages import Reply, Request
 from shared.plan import PrivacyPlan
+from shared.wire import arrays_sha256, size_bytes
 
 ITEMS = 400
 

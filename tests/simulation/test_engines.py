@@ -12,7 +12,9 @@ import client.app
 from client.data.store import read_store
 from client.directory import agent_for, release
 from shared.config import Config, to_run_config
-from shared.messages import JOIN, Request, pack_request, unpack_reply
+from shared.keys import SigningKey
+from shared.messages import JOIN, Request, pack_request, signed, unpack_reply
+from shared.settings import shared_settings
 from simulations.engine import InProcessGrid
 from simulations.federate import federate
 from simulations.world import World
@@ -127,10 +129,12 @@ def test_what_may_be_trained_on_leaves_the_last_two_items_of_every_user_out(
 def test_the_client_app_answers_a_join_with_public_figures_alone(
     home: Path, make_config: MakeConfig
 ) -> None:
-    context = node(make_config(), 0)
+    config = make_config()
+    context = node(config, 0)
     InProcessGrid(client.app.app, {}, 1)  # Says whose process this is; messages ask for it.
-    request = pack_request(Request("run", 0, None, "", {}))
-    message = Message(request, dst_node_id=100, message_type=JOIN)
+    request = Request("run", 0, None, "", {}, settings=shared_settings(config))
+    asked = signed(JOIN, request, SigningKey.load_or_create(home / "server.pem"))
+    message = Message(pack_request(asked), dst_node_id=100, message_type=JOIN)
     message.metadata.__dict__["_message_id"] = "1"
     try:
         reply = unpack_reply(client.app.app(message, context).content, 0)

@@ -11,10 +11,10 @@ from safetensors.numpy import load_file
 from typer import Typer
 from typer.testing import CliRunner
 
-from shared.adapters import arrays_sha256
 from shared.config import Config
 from shared.errors import ConfigError, RunError
 from shared.models import load_model
+from shared.wire import arrays_sha256
 from simulations.federate import federate
 from simulations.pretrain import Pretraining, pretrain
 from simulations.pretrain_cli import pretrain_command

@@ -356,7 +356,8 @@ def test_without_rounds_the_statistics_alone_are_delivered(
 ) -> None:
     found = run(make_config(training={"rounds": 0}), tmp_path / "run")
     delivered = houses(found.folder)[0] / "delivered"
-    assert [path.name for path in delivered.iterdir()] == ["statistics.safetensors"]
+    names = sorted(path.name for path in delivered.iterdir())
+    assert names == ["settings.json", "statistics.safetensors"]
     methods = {record.method for record in found.records(records.ResultRecord)}
     assert "statistics" in methods
     assert "federation" not in methods

@@ -1,0 +1,173 @@
+"""``tacit client``: what the operator of an organisation types."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from client.init_cli import NodeOption, init_command
+from client.outcomes import Outcome
+from client.settings import node_directory
+from shared.errors import ConfigError, RunError
+
+# torch and DuckDB take seconds to import: only commands that need them do, inside.
+client_app = typer.Typer(no_args_is_help=True, help="An organisation's side.")
+client_app.command("init")(init_command)
+
+Organisation = Annotated[Path, typer.Argument(metavar="ORG", help="The organisation's folder.")]
+STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
+
+
+@client_app.command()
+def check(
+    org: Organisation,
+    superlink: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The federation's SuperLink.")
+    ] = None,
+    root_certificates: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The federation's ca.crt.")
+    ] = None,
+    node: NodeOption = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Neither load the model nor ask a remote data source.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check everything that could go wrong before joining; exit status 1 if something would."""
+    from client.readiness import outcomes, scene
+
+    seen = scene(org, node or node_directory(org.resolve()), superlink, root_certificates, quick)
+    found = []
+    for outcome in outcomes(seen):
+        found.append(outcome)
+        if not as_json:
+            _print_outcome(outcome)
+    if as_json:
+        sys.stdout.write(json.dumps([dataclasses.asdict(one) for one in found], indent=2) + "\n")
+    if any(outcome.state == "failed" for outcome in found):
+        raise typer.Exit(1)
+
+
+@client_app.command()
+def approve(
+    org: Organisation,
+    federation: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Public key of its server, 64 hexadecimal digits."),
+    ] = None,
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PREFIX", help="Allow only plans whose hash begins so."),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take away instead.")] = False,
+) -> None:
+    """Let a federation ask, on record; without it the agent refuses all."""
+    from client.approval import approve as change
+
+    if federation is None and not plan:
+        raise ConfigError("approve: give --federation KEY, --plan PREFIX or both")
+    changes = change(org, [federation] if federation else [], plan or [], remove)
+    _say(f"On record, and in force from here: {changes or 'nothing has changed'}.")
+
+
+@client_app.command()
+def agent(org: Organisation) -> None:
+    """Run the organisation's agent until it is told to end."""
+    import logging
+
+    from client.service import serve
+
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+        # A library may have set its own before.
+        force=True,
+    )
+    serve(org)
+
+
+@client_app.command()
+def node(
+    folder: Annotated[Path, typer.Argument(metavar="NODE", help="The SuperNode's folder.")],
+    superlink: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The federation's SuperLink.")
+    ],
+    root_certificates: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The federation's certificates; default NODE/ca.crt."),
+    ] = None,
+    socket: Annotated[
+        Path | None, typer.Option(help="The agent's socket; default agent.sock in NODE.")
+    ] = None,
+) -> None:
+    """Run Flower's SuperNode, which carries messages between the federation and the agent."""
+    from client.link import Link, first_look
+    from client.node import free_port, node_environment, run_until_ended, supernode_command, typed
+
+    folder = folder.resolve()
+    link = Link(superlink, (root_certificates or folder / "ca.crt").absolute())
+    path = (socket or folder / "agent.sock").absolute()
+    command = supernode_command(folder, link, path, free_port())
+    for outcome in first_look(link, folder):
+        _print_outcome(outcome, error=True)
+    if not path.exists():
+        _say(f"No agent listens at {path} yet; it may be started later.", error=True)
+    environment = node_environment(folder)
+    _say(typed(command, environment), error=True)
+    status = run_until_ended(command, environment)
+    if status:
+        raise RunError(
+            f"Flower's SuperNode ended with status {status}; what it says of it stands above. "
+            "After one was killed, the SuperLink counts it as online for a minute and lets no "
+            "second one in: start it again then"
+        )
+
+
+@client_app.command()
+def refresh(
+    org: Organisation,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Read everything anew, not only what is new.")
+    ] = False,
+) -> None:
+    """Read what is new in the data source; a running agent uses it from the next run on."""
+    from client.own_data import refreshed
+
+    for sentence in refreshed(org, whole, lambda told: _say(f"{told} ...", error=True)):
+        _say(sentence)
+
+
+@client_app.command()
+def recommend(
+    org: Organisation,
+    user: Annotated[str, typer.Option(help="The organisation's identifier of a user.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Length of the list.")] = 10,
+    need: Annotated[str | None, typer.Option(help="What is wanted, in words.")] = None,
+) -> None:
+    """Recommend items to one user, with what the federation has delivered."""
+    from client.listing import open_delivered, print_recommendations
+
+    recommender = open_delivered(org)
+    print_recommendations(Console(), recommender, user, need, recommender.recommend(user, k, need))
+
+
+def _print_outcome(outcome: Outcome, error: bool = False) -> None:
+    line = Text.assemble(
+        (f"{outcome.state:<8}", STYLES[outcome.state]),
+        (f"{outcome.name}: ", "bold"),
+        outcome.sentence,
+    )
+    if outcome.cure:
+        line.append(f"\n{'':8}-> {outcome.cure}")
+    Console(stderr=error).print(line, soft_wrap=True)
+
+
+def _say(sentence: str, error: bool = False) -> None:
+    Console(stderr=error).print(Text(sentence), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""The federation operator's commands: certificates, SuperLink, registration, runs, status."""
