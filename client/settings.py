@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, ValidationError
 
-from shared.config import BaseSection, Config, DataSection
+from shared.config import AuditSection, BaseSection, Config, DataSection
 from shared.errors import ConfigError
 from shared.sections import Count, Positive, Section, sentence
 
@@ -42,14 +42,6 @@ class MachineSection(Section):
     micro_batch_rows: Count = Field(64, description="Rows of a forward pass; bounds memory.")
 
 
-class OwnAuditSection(Section):
-    """The empirical audit that rides on a run."""
-
-    canaries: int = Field(
-        0, ge=0, description="Pretend users per release whose traces bound epsilon from below."
-    )
-
-
 class SuperLinkSection(Section):
     """The federation's SuperLink, for tacit client check; the SuperNode is told on its own."""
 
@@ -64,7 +56,7 @@ class AgentSettings(Section):
     data: DataSection = Field(default_factory=DataSection)
     base: OwnBaseSection = Field(default_factory=OwnBaseSection)
     machine: MachineSection = Field(default_factory=MachineSection)
-    audit: OwnAuditSection = Field(default_factory=OwnAuditSection)
+    audit: AuditSection = Field(default_factory=AuditSection)
     superlink: SuperLinkSection = Field(default_factory=SuperLinkSection)
 
     def to_config(self) -> Config:
@@ -81,7 +73,7 @@ class AgentSettings(Section):
                 "training": config.training.model_copy(
                     update={"micro_batch_rows": machine.micro_batch_rows}
                 ),
-                "audit": config.audit.model_copy(update={"canaries": self.audit.canaries}),
+                "audit": self.audit,
             }
         )
 

@@ -250,9 +250,7 @@ def print_audit(console: Console, rows: "Sequence[AuditRow]") -> None:
 
 def print_deployment(console: Console, rows: "Sequence[DeploymentRow]") -> None:
     """Seconds of each way to run the same federation."""
-    table = _table(
-        "Way", "Organisations", "Users", "Rounds", "Start", "Round 1", "Round", "Bytes", left=1
-    )
+    table = _table("Way", "Orgs", "Users", "Rounds", "Start", "Round 1", "Round", "MB", left=1)
     for row in rows:
         table.add_row(
             row.name,
@@ -262,10 +260,10 @@ def print_deployment(console: Console, rows: "Sequence[DeploymentRow]") -> None:
             f"{row.start_s:.1f} s",
             f"{row.first_round_s:.1f} s",
             f"{row.round_s:.2f} s",
-            f"{row.loopback_bytes:,}" if row.loopback_bytes else "-",
+            f"{row.loopback_bytes / 1e6:.1f}" if row.loopback_bytes else "-",
         )
     console.print(table)
-    console.print("  Bytes cross loopback in a round, all processes together; Round is a median.")
+    console.print("  MB cross loopback in a round, all processes together; Round is a median.")
 
 
 def print_accuracy(

@@ -35,7 +35,7 @@ except TacitError as error:
     print(f"Error: {error}", file=sys.stderr)
     sys.exit(2)
 """
-PATIENCE_S = 90.0
+PATIENCE_S = 150.0
 
 
 def make_folder(root: Path, *hosts: str) -> Folder:
