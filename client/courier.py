@@ -5,19 +5,9 @@ from pathlib import Path
 import httpx
 
 from shared.errors import FederationError, RefusedError, UnreachableError
-from shared.wire import LONGEST_REASON, Parcel, from_bytes, to_bytes
+from shared.wire import CALLS, LONGEST_REASON, Parcel, from_bytes, to_bytes
 
-# A path of the agent's interface for each kind of message; ``shared.messages.CALLS`` turned round.
-PATHS = {
-    "query.join": "plan",
-    "query.plan": "plan",
-    "query.popularity": "statistics",
-    "query.cooccurrence": "statistics",
-    "train": "train",
-    "evaluate": "evaluate",
-    "query.deliver_statistics": "deliver",
-    "query.deliver_adapter": "deliver",
-}
+PATHS = {kind: call for call, kinds in CALLS.items() for kind in kinds}
 CONTENT_TYPE = "application/vnd.tacit.safetensors"
 CONNECT_S = 10.0
 KIND_HEADER = "tacit-kind"

@@ -5,7 +5,6 @@ the socket can ask; what is answered is the gate's decision alone.
 """
 
 import asyncio
-import fcntl
 import grp
 import logging
 import os
@@ -13,9 +12,9 @@ import signal
 import socket as sockets
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
@@ -25,10 +24,12 @@ from pydantic import BaseModel
 
 from client.code import code_version
 from client.courier import CONTENT_TYPE, KIND_HEADER
+from client.directory import read_policy
 from client.gate import Gate
 from client.organisation import Organisation
 from client.settings import MEBIBYTE, AgentSettings, settings_path, socket_path
 from shared.errors import FederationError, RefusedError, RunError
+from shared.files import locked
 from shared.messages import CALLS
 from shared.wire import Parcel, from_bytes, to_bytes
 
@@ -56,7 +57,8 @@ class Service:
     """One gate and the single thread that it lives in.
 
     Args:
-        open_gate: makes the gate; called in that thread, to which SQLite binds the ledger.
+        open_gate: makes the gate; called in that thread, to which SQLite binds the ledger. What it
+            raises, this does.
         name: of the organisation.
         wait_s: how long a request waits for the one before it.
         largest_bytes: of a request.
@@ -65,31 +67,21 @@ class Service:
     def __init__(
         self, open_gate: Callable[[], Gate], name: str, wait_s: float, largest_bytes: int
     ) -> None:
-        self._open_gate = open_gate
         self._name = name
         self._wait_s = wait_s
         self._largest_bytes = largest_bytes
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agent")
         self._turn = asyncio.Lock()
         self._held_bytes = 0
-        self._gate: Gate | None = None
-
-    async def start(self) -> None:
-        """Open the organisation.
-
-        Raises:
-            TacitError: if it cannot be used.
-        """
-        loop = asyncio.get_running_loop()
-        self._gate = await loop.run_in_executor(self._thread, self._open_gate)
+        self._gate = self._thread.submit(open_gate).result()
 
     def stop(self) -> None:
         """Let the request in hand end, then the thread."""
         self._thread.shutdown(wait=True)
 
     def health(self) -> Health:
-        """Whether requests can be answered."""
-        return Health(name=self._name, code=code_version(), ready=self._gate is not None)
+        """That requests can be answered; the gate was opened before anybody could ask."""
+        return Health(name=self._name, code=code_version(), ready=True)
 
     async def answer(self, kind: str, incoming: Request) -> Response:
         """Answer one message, or say why not."""
@@ -128,7 +120,6 @@ class Service:
         return Response(to_bytes(reply), media_type=CONTENT_TYPE)
 
     def _in_thread(self, kind: str, data: bytes) -> Parcel:
-        assert self._gate is not None
         try:
             parcel = from_bytes(data)
         except FederationError as error:
@@ -143,7 +134,6 @@ def application(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await service.start()
         yield
         service.stop()
 
@@ -183,15 +173,15 @@ def serve(directory: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     os.umask(0o077)
-    with _only_agent(directory):
+    # Its ledger and its socket have one process.
+    taken = f"{directory}: its agent is running already; end it first"
+    with locked(directory / "agent.lock", taken):
         _serve(directory, settings, path)
 
 
 def _serve(directory: Path, settings: AgentSettings, path: Path) -> None:
-    # Opened here and closed again: what is wrong is said before anybody is told to connect.
-    opened = Organisation(directory)
-    name = opened.ledger().policy.organisation.name
-    opened.close()
+    name = read_policy(directory).organisation.name
+    # What is wrong with the organisation is said before anybody is told to connect.
     service = Service(
         lambda: Gate(Organisation(directory)),
         name,
@@ -215,17 +205,6 @@ def _serve(directory: Path, settings: AgentSettings, path: Path) -> None:
     finally:
         listening.close()
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _only_agent(directory: Path) -> Iterator[None]:
-    """The lock of an organisation's agent: its ledger and its socket have one process."""
-    with (directory / "agent.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"{directory}: its agent is running already; end it first") from error
-        yield
 
 
 def listen(path: Path, group: str) -> sockets.socket:

@@ -1,6 +1,5 @@
 """An organisation's own settings, ``agent.toml``: where its data is, which model, which machine."""
 
-import tomllib
 from pathlib import Path
 from typing import Self
 
@@ -8,7 +7,7 @@ from pydantic import Field, ValidationError
 
 from shared.config import AuditSection, BaseSection, Config, DataSection
 from shared.errors import ConfigError
-from shared.sections import Count, Positive, Section, sentence
+from shared.sections import Count, Positive, Section, read_toml, sentence
 
 MEBIBYTE = 1024**2
 # What the kernel's sockaddr_un has room for, less the final zero.
@@ -84,12 +83,9 @@ class AgentSettings(Section):
         Raises:
             ConfigError: names the file and every key that is wrong.
         """
+        values = read_toml(path, ConfigError)
         try:
-            return cls.model_validate(tomllib.loads(path.read_text()))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not TOML: {error}") from error
+            return cls.model_validate(values)
         except ValidationError as error:
             raise ConfigError(f"{path}: {sentence(error, cls)}") from error
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from shared.errors import ConfigError
-from shared.sections import Count, Positive, Section, Share, sentence
+from shared.sections import Count, Positive, Section, Share, read_toml, sentence
 
 
 class RunSection(Section):
@@ -303,14 +303,9 @@ def load_config(
     where = "configuration"
     if path is not None:
         where = str(path)
-        try:
-            values = tomllib.loads(path.read_text())
-        except FileNotFoundError as error:
-            raise ConfigError(f"{path}: no such configuration file") from error
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not TOML: {error}") from error
+        if not path.exists():
+            raise ConfigError(f"{path}: no such configuration file")
+        values = read_toml(path, ConfigError)
     for override in overrides:
         apply_override(values, override)
     for dotted, value in (named or {}).items():

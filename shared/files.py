@@ -1,5 +1,6 @@
 """Files that are either whole or absent: atomic writes, hashes, and where caches live."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -7,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from shared.errors import RunError
 
 
 def cache_dir() -> Path:
@@ -40,6 +43,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, taken: str) -> Iterator[None]:
+    """Hold the lock file at ``path``; it stays, and is free again when the process ends.
+
+    Raises:
+        RunError: with the sentence ``taken``, if another process holds it.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(taken) from error
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:

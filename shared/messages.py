@@ -14,6 +14,15 @@ from shared.chain import Anchor, Head, canonical, parse_head
 from shared.errors import FederationError, PrivacyError
 from shared.keys import SigningKey, verify_new
 from shared.plan import PrivacyPlan
+from shared.wire import CALLS as CALLS
+from shared.wire import COOCCURRENCE as COOCCURRENCE
+from shared.wire import DELIVER_ADAPTER as DELIVER_ADAPTER
+from shared.wire import DELIVER_STATISTICS as DELIVER_STATISTICS
+from shared.wire import EVALUATE as EVALUATE
+from shared.wire import JOIN as JOIN
+from shared.wire import PLAN as PLAN
+from shared.wire import POPULARITY as POPULARITY
+from shared.wire import TRAIN as TRAIN
 from shared.wire import (
     AnyArrays,
     Fields,
@@ -24,23 +33,6 @@ from shared.wire import (
     to_records,
 )
 
-JOIN = "query.join"
-PLAN = "query.plan"
-POPULARITY = "query.popularity"
-COOCCURRENCE = "query.cooccurrence"
-DELIVER_STATISTICS = "query.deliver_statistics"
-TRAIN = "train"
-EVALUATE = "evaluate"
-DELIVER_ADAPTER = "query.deliver_adapter"
-
-# The calls of an agent's interface, and which messages each answers.
-CALLS = {
-    "plan": (JOIN, PLAN),
-    "statistics": (POPULARITY, COOCCURRENCE),
-    "train": (TRAIN,),
-    "evaluate": (EVALUATE,),
-    "deliver": (DELIVER_STATISTICS, DELIVER_ADAPTER),
-}
 KINDS = tuple(kind for kinds in CALLS.values() for kind in kinds)
 
 RELIABILITY = "reliability"

@@ -5,7 +5,6 @@ applies it.
 """
 
 import hashlib
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,7 +14,7 @@ from shared.accounting import SMALLEST_DELTA
 from shared.chain import canonical
 from shared.entries import exact
 from shared.errors import PrivacyError
-from shared.sections import Count, Positive, Section, Share, sentence
+from shared.sections import Count, Positive, Section, Share, read_toml, sentence
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Sha256Prefix = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
@@ -186,13 +185,7 @@ class Policy(Section):
         Raises:
             PrivacyError: names the file and every key that is wrong.
         """
-        try:
-            values = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise PrivacyError(f"{path}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise PrivacyError(f"{path}: not TOML: {error}") from error
-        return cls.from_values(values, str(path))
+        return cls.from_values(read_toml(path, PrivacyError), str(path))
 
     @classmethod
     def from_values(cls, values: Any, where: str) -> Self:

@@ -1,10 +1,14 @@
 """Tables of options read from TOML: refused with a sentence, printed with their meaning."""
 
 import difflib
-from typing import Annotated
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import TacitError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -15,6 +19,20 @@ class Section(BaseModel):
     """A table of a TOML file; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def read_toml(path: Path, error: type[TacitError]) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        TacitError: of the class ``error``, if it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as found:
+        raise error(f"{path}: cannot be read ({found.strerror})") from found
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as found:
+        raise error(f"{path}: not TOML: {found}") from found
 
 
 def to_toml(tables: Section, above: bool = False) -> str:

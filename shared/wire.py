@@ -22,6 +22,24 @@ from safetensors.numpy import load, save
 
 from shared.errors import FederationError
 
+JOIN = "query.join"
+PLAN = "query.plan"
+POPULARITY = "query.popularity"
+COOCCURRENCE = "query.cooccurrence"
+DELIVER_STATISTICS = "query.deliver_statistics"
+TRAIN = "train"
+EVALUATE = "evaluate"
+DELIVER_ADAPTER = "query.deliver_adapter"
+
+# The calls of an agent's interface, and which messages each answers.
+CALLS = {
+    "plan": (JOIN, PLAN),
+    "statistics": (POPULARITY, COOCCURRENCE),
+    "train": (TRAIN,),
+    "evaluate": (EVALUATE,),
+    "deliver": (DELIVER_STATISTICS, DELIVER_ADAPTER),
+}
+
 # Beyond Flower's own codes: the organisation refused; its agent was not there; it had no answer.
 REFUSED, UNREACHABLE, FAILED = 1000, 1001, 1002
 LONGEST_REASON = 2000

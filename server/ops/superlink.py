@@ -1,6 +1,5 @@
 """Starts the SuperLink, keeps its log, and leaves no process behind when it is ended."""
 
-import fcntl
 import logging
 import logging.handlers
 import os
@@ -12,8 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -32,6 +30,7 @@ from server.ops.folder import (
 )
 from server.ops.gate import PARENT_VARIABLE
 from shared.errors import ConfigError, RunError
+from shared.files import locked
 
 Say = Callable[[str], None]
 
@@ -73,7 +72,10 @@ def start(folder: Folder, host: str, port: int, say: Say, warn: Say) -> int:
             f"0.0.0.0, or run: tacit server certs {folder.root} --renew --host {host}"
         )
     folder.superlink.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
-    with _alone(folder):
+    taken = (
+        f"{folder.root}: its SuperLink is started already; see: tacit server status {folder.root}"
+    )
+    with locked(folder.superlink / "lock", taken):
         _check_port(host, port)
         write_connection(folder, join_address(local, port))
         return _supervise(folder, command(folder, host, port), say)
@@ -95,20 +97,6 @@ def command(folder: Folder, host: str, port: int) -> list[str]:
         *("--host", host),
         *("--port", str(port)),
     ]
-
-
-@contextmanager
-def _alone(folder: Folder) -> Iterator[None]:
-    path = folder.superlink / "lock"
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"{folder.root}: its SuperLink is started already; see: tacit server status "
-                f"{folder.root}"
-            ) from error
-        yield
 
 
 def _check_port(host: str, port: int) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 from pyarrow import compute, parquet
 
+from client.node import free_port
 from shared.config import Config
 from shared.errors import RunError
 from shared.sections import to_toml
@@ -105,7 +106,7 @@ def _configured(config: Config, organisations: int, rounds: int, data: Path) -> 
 def _deployed(
     root: Path, config: Path, organisations: int, users: int, rounds: int, report: Report
 ) -> DeploymentRow:
-    federation, port = root / "federation", _free_port()
+    federation, port = root / "federation", free_port()
     started = time.monotonic()
     with ExitStack() as running:
         said = _tacit("server", "certs", str(federation), "--host", "127.0.0.1")
@@ -264,13 +265,6 @@ def _found(pattern: str, text: str) -> str:
     if match is None:
         raise RunError(f"nothing like {pattern} in: {text[-500:]}")
     return match.group()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _listens(port: int) -> bool:
