@@ -27,10 +27,10 @@ from shared.adapters import Arrays, load_adapter, load_arrays, save_adapter
 from shared.cards import adapter_card
 from shared.catalogue import Catalogue
 from shared.config import Config
-from shared.delivery import statistics_from_arrays
+from shared.delivery import DELIVERY, statistics_from_arrays
 from shared.encoder import Vectors
 from shared.errors import FederationError
-from shared.files import atomic_path, write_json
+from shared.files import atomic_directory, atomic_path, write_json
 from shared.histories import PrivateHistories
 from shared.messages import Reply, Request, unpack_delivery
 from shared.plan import Mechanism
@@ -231,14 +231,13 @@ class Agent:
         load_arrays(resources.trainable.model, adapter)
         # The organisation's own figures, not the server's word.
         epsilon = self.ledger.spent() if self.ledger.private() else None
-        save_adapter(
-            resources.trainable.model,
-            self.directory / "delivered" / "adapter",
-            adapter_card(
-                self.config, epsilon, self.policy.budget.delta, request.run, request.round
-            ),
-            reliability,
+        card = adapter_card(
+            self.config, epsilon, self.policy.budget.delta, request.run, request.round
         )
+        # Whoever recommends may read it at any moment.
+        with atomic_directory(self.directory / "delivered" / "adapter") as folder:
+            save_adapter(resources.trainable.model, folder, card, reliability)
+            write_json(folder / DELIVERY, {"run": request.run, "round": request.round})
         self._keep_settings(request)
         self._adapter = adapter, reliability
         return self.releases.public(request, "deliver_adapter")

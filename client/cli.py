@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from client.init_cli import NodeOption, init_command
 from client.outcomes import Outcome
+from client.recommend import options
 from client.settings import node_directory
 from shared.errors import ConfigError, RunError
 
@@ -20,6 +22,7 @@ client_app = typer.Typer(no_args_is_help=True, help="An organisation's side.")
 client_app.command("init")(init_command)
 
 Organisation = Annotated[Path, typer.Argument(metavar="ORG", help="The organisation's folder.")]
+PAUSE_S, HELD_S = 5.0, 180.0
 STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 
 
@@ -78,18 +81,9 @@ def approve(
 @client_app.command()
 def agent(org: Organisation) -> None:
     """Run the organisation's agent until it is told to end."""
-    import logging
-
     from client.service import serve
 
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
-        # A library may have set its own before.
-        force=True,
-    )
+    _log_to_stderr()
     serve(org)
 
 
@@ -110,6 +104,7 @@ def node(
     """Run Flower's SuperNode, which carries messages between the federation and the agent."""
     from client.link import Link, first_look
     from client.node import free_port, node_environment, run_until_ended, supernode_command, typed
+    from client.supernode import GAVE_UP
 
     folder = folder.resolve()
     link = Link(superlink, (root_certificates or folder / "ca.crt").absolute())
@@ -121,7 +116,19 @@ def node(
         _say(f"No agent listens at {path} yet; it may be started later.", error=True)
     environment = node_environment(folder)
     _say(typed(command, environment), error=True)
-    status = run_until_ended(command, environment)
+    held_until = 0.0
+    while status := run_until_ended(command, environment):
+        if status == GAVE_UP:
+            held_until = time.monotonic() + HELD_S
+        elif time.monotonic() > held_until:
+            break
+        _say(
+            "Flower's SuperNode gave up its link, as it does when the SuperLink ends in the middle "
+            "of a handshake. It is started again until the SuperLink, which counts it as online "
+            "for a minute, lets it in.",
+            error=True,
+        )
+        time.sleep(PAUSE_S)
     if status:
         raise RunError(
             f"Flower's SuperNode ended with status {status}; what it says of it stands above. "
@@ -147,15 +154,48 @@ def refresh(
 @client_app.command()
 def recommend(
     org: Organisation,
-    user: Annotated[str, typer.Option(help="The organisation's identifier of a user.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="Length of the list.")] = 10,
-    need: Annotated[str | None, typer.Option(help="What is wanted, in words.")] = None,
+    user: options.User,
+    k: options.Length = 10,
+    need: options.Need = None,
+    interest: options.Interest = None,
+    mode: options.ModeOption = "hybrid",
+    filters: options.FilterOption = None,
+    diversity: options.Diversity = 0.0,
+    popularity_damping: options.Damping = 0.0,
+    seen: options.Seen = False,
+    reasons: options.Reasons = False,
 ) -> None:
     """Recommend items to one user, with what the federation has delivered."""
-    from client.listing import open_delivered, print_recommendations
+    from client.recommend.listing import print_recommendations
+    from client.recommend.opening import open_delivered
 
-    recommender = open_delivered(org)
-    print_recommendations(Console(), recommender, user, need, recommender.recommend(user, k, need))
+    query = options.query_of(k, need, interest, mode, filters, diversity, popularity_damping, seen)
+    print_recommendations(Console(), open_delivered(org), user, query, reasons)
+
+
+@client_app.command()
+def serve(
+    org: Organisation,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; beyond this machine an API key is needed.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8088,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With the API key; default: the variable TACIT_API_KEY."),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Certificate for TLS, PEM.")
+    ] = None,
+    private_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its private key, PEM.")
+    ] = None,
+) -> None:
+    """Serve recommendations over HTTP, and a page, until told to end."""
+    from client.serving.command import serve as run
+
+    _log_to_stderr()
+    run(org, host, port, key_file, certificate, private_key)
 
 
 def _print_outcome(outcome: Outcome, error: bool = False) -> None:
@@ -171,3 +211,16 @@ def _print_outcome(outcome: Outcome, error: bool = False) -> None:
 
 def _say(sentence: str, error: bool = False) -> None:
     Console(stderr=error).print(Text(sentence), soft_wrap=True)
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+        # A library may have set its own before.
+        force=True,
+    )

@@ -7,7 +7,6 @@ and nothing else of the organisation.
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket as sockets
 import subprocess
@@ -19,9 +18,9 @@ from types import FrameType
 
 from client.link import Link
 from client.node_key import node_key_path
-from shared.errors import ConfigError, RunError
+from shared.errors import ConfigError
 
-SUPERNODE = "flower-supernode"
+SUPERNODE = "client.supernode"
 LOOPBACK = "127.0.0.1"
 # Flower writes node settings as TOML between quotes.
 PLAIN_PATH = re.compile(r"[^\"'\\\s]+")
@@ -31,7 +30,7 @@ LOOK_EVERY_S = 0.05
 
 
 def supernode_command(node: Path, link: Link, socket: Path, port: int) -> list[str]:
-    """Flower's own command, which a person can type as well.
+    """Flower's own SuperNode with its own options, as a person can type it as well.
 
     Args:
         node: folder of the SuperNode.
@@ -41,17 +40,13 @@ def supernode_command(node: Path, link: Link, socket: Path, port: int) -> list[s
 
     Raises:
         ConfigError: if the socket's path cannot be written in Flower's node config.
-        RunError: if Flower is not installed beside this command.
     """
     refuse_unusable(socket)
-    program = shutil.which(SUPERNODE, path=_search_path())
-    if program is None:
-        raise RunError(
-            f"{SUPERNODE}: is not installed beside this command; install tacit with its "
-            "dependencies again"
-        )
     return [
-        program,
+        sys.executable,
+        "-P",
+        "-m",
+        SUPERNODE,
         "--superlink",
         link.address,
         "--root-certificates",

@@ -10,6 +10,9 @@ from shared.catalogue import Catalogue
 from shared.errors import FederationError
 from shared.statistics import Statistics
 
+# In the delivered adapter's folder: which run and round it is from.
+DELIVERY = "delivery.json"
+
 
 def statistics_from_arrays(arrays: Mapping[str, npt.NDArray[Any]], own: Catalogue) -> Statistics:
     """The federation's statistics in the order of an organisation's own catalogue.

@@ -2,6 +2,7 @@
 
 import hashlib
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -45,7 +46,7 @@ def encode_texts(
         known = _lookup(store, keys)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if missing:
-            fresh = _encode(list(missing.values()), base, runtime, progress)
+            fresh = TextEncoder(base, runtime).encode(list(missing.values()), progress)
             rows = dict(zip(missing, fresh, strict=True))
             with store:
                 store.executemany(
@@ -79,39 +80,57 @@ def _lookup(store: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Vec
     return known
 
 
-def _encode(
-    texts: list[str],
-    base: Base,
-    runtime: Runtime,
-    progress: Callable[[int, int], None] | None,
-) -> Vectors:
-    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    model = load_encoder(base.path).to(runtime.device).eval()
-    tokens = tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]
-    order = sorted(range(len(texts)), key=lambda i: -len(tokens[i]))
-    result: list[Vectors] = [np.empty(0, dtype=np.float32)] * len(texts)
-    done = 0
-    while done < len(order):
-        size = max(1, BATCH_TOKENS // max(1, len(tokens[order[done]])))
-        part = order[done : done + size]
-        batch = tokenizer.pad({"input_ids": [tokens[i] for i in part]}, return_tensors="pt")
-        with torch.inference_mode(), runtime.autocast():
-            hidden = model(
-                input_ids=batch["input_ids"].to(runtime.device),
-                attention_mask=batch["attention_mask"].to(runtime.device),
-            ).last_hidden_state.float()
-        mask = batch["attention_mask"].to(runtime.device).unsqueeze(-1)
-        pooled = (hidden * mask).sum(1) / mask.sum(1)
-        rows = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
-        for i, row in zip(part, rows, strict=True):
-            result[i] = row
-        done += len(part)
-        if progress is not None:
-            progress(done, len(order))
-    return np.stack(result)
+class TextEncoder:
+    """The base model, loaded once and kept; keeps nothing of the texts that it reads.
+
+    Safe to use from several threads, one of which encodes at a time.
+
+    Args:
+        base: whose weights turn texts into vectors.
+        runtime: device and precision.
+    """
+
+    def __init__(self, base: Base, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._tokenizer.padding_side = "right"
+        self._model = load_encoder(base.path).to(runtime.device).eval()
+        self._in_use = threading.Lock()
+
+    def encode(
+        self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None
+    ) -> Vectors:
+        """Vectors as of ``encode_texts``, ``[texts, dim] float32``."""
+        with self._in_use:
+            return self._encode(texts, progress)
+
+    def _encode(self, texts: Sequence[str], progress: Callable[[int, int], None] | None) -> Vectors:
+        device = self._runtime.device
+        tokens = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        order = sorted(range(len(texts)), key=lambda i: -len(tokens[i]))
+        result: list[Vectors] = [np.empty(0, dtype=np.float32)] * len(texts)
+        done = 0
+        while done < len(order):
+            size = max(1, BATCH_TOKENS // max(1, len(tokens[order[done]])))
+            part = order[done : done + size]
+            batch = self._tokenizer.pad(
+                {"input_ids": [tokens[i] for i in part]}, return_tensors="pt"
+            ).to(device)
+            with torch.inference_mode(), self._runtime.autocast():
+                hidden = self._model(
+                    input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+                ).last_hidden_state.float()
+            mask = batch["attention_mask"].unsqueeze(-1)
+            pooled = (hidden * mask).sum(1) / mask.sum(1)
+            rows = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+            for i, row in zip(part, rows, strict=True):
+                result[i] = row
+            done += len(part)
+            if progress is not None:
+                progress(done, len(order))
+        return np.stack(result)
 
 
 def load_encoder(path: Path) -> torch.nn.Module:

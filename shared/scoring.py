@@ -1,23 +1,82 @@
-"""Late fusion at scoring: log P, G, the adapter and a stated need, each with a public weight."""
+"""Late fusion at scoring: log P, G, the adapter, item texts and a stated need, each with a weight.
 
-from dataclasses import dataclass
+Every part is linear in an item's vector, up to what all items share. So a user's score of the whole
+catalogue is one product with one vector, and a part's mean and deviation over the catalogue, by
+which it is standardised, follow from the catalogue's own mean and second moment.
+"""
+
+import copy
+import threading
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from shared.adapters import Arrays, load_arrays
+from shared.adapters import Arrays, load_arrays, peft_model
 from shared.config import Config
 from shared.devices import Runtime
 from shared.encoder import Vectors
 from shared.histories import PrivateHistories
-from shared.statistics import Statistics, decayed_context, standardised, statistics_scores
+from shared.statistics import Floats, Statistics, decayed_context
 from shared.user_model import UserModel, item_tensor, last_hidden, pad_windows
 
 Scores = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 ROWS_PER_PASS = 256
+ITEMS_PER_BLOCK = 100_000
+# A part whose values differ by less over the catalogue says nothing.
+LEAST_DEVIATION = 1e-9
+
+# One model holds one adapter at a time, and several threads may score.
+_model_in_use = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The weight of every part of a score. Public."""
+
+    popularity: float = 1.0
+    cooccurrence: float = 0.0
+    adapter: float = 0.0
+    content: float = 0.0
+    need: float = 0.0
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What users look for. Private. The score of item ``i`` for user ``u`` is
+    ``prior[u] * log_popularity[i] + direction[u] . vectors[i] + reach[u, place of i in top] +
+    offset[u]``.
+
+    Attributes:
+        prior: ``[users] float64``.
+        reach: ``[users, K] float64``.
+        directions: ``{part: [users, dim] float32}``.
+        offsets: ``{part: [users] float64}``, by which standardising has moved a part.
+    """
+
+    prior: Floats
+    reach: Floats
+    directions: Mapping[str, Scores]
+    offsets: Mapping[str, Floats]
+
+    def __len__(self) -> int:
+        return len(self.prior)
+
+    @cached_property
+    def direction(self) -> Scores:
+        """``[users, dim] float32``, of all parts together."""
+        return np.asarray(np.sum(list(self.directions.values()), axis=0), dtype=np.float32)
+
+    @cached_property
+    def offset(self) -> Floats:
+        """``[users] float64``, of all parts together."""
+        return np.asarray(np.sum(list(self.offsets.values()), axis=0), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -29,10 +88,11 @@ class Scorer:
         statistics: delivered by the federation.
         vectors: ``[items, dim]`` centred item vectors.
         adapter: delivered arrays, or None for the statistics alone.
-        reliability: share of signal in the adapter, in [0, 1]. It scales the adapter's weight; with
-            a warm start, which ranks by itself, it shrinks the adapter towards it instead.
         model: holds the adapter while scoring; None where there is none.
         runtime: device and precision.
+        reliability: share of signal in the adapter, in [0, 1]. It scales the adapter's weight; with
+            a warm start, which ranks by itself, it shrinks the adapter towards it instead.
+        merged: whether the adapter is part of the model's weights.
     """
 
     config: Config
@@ -42,9 +102,44 @@ class Scorer:
     model: UserModel | None = None
     runtime: Runtime | None = None
     reliability: float = 1.0
+    merged: bool = False
+
+    def with_merged_adapter(self) -> "Scorer":
+        """The same scores from a model of its own that has the adapter in its weights.
+
+        It takes a third less time for one history, and needs no lock.
+        """
+        if self.adapter is None or self.model is None:
+            return self
+        with _model_in_use:
+            load_arrays(self.model, self._shrunk())
+            # What a client keeps beside the model to train it stays with the original.
+            own = copy.deepcopy(self.model, {id(self.model.companion): None})
+        own.backbone = peft_model(own).merge_and_unload()
+        return replace(self, model=own.eval(), merged=True)
+
+    def blend(self) -> Blend:
+        """The weights of the hybrid score, as configured."""
+        fusion = self.config.fusion
+        adapter = 0.0
+        if self.adapter is not None:
+            adapter = fusion.adapter_weight
+            if not self.config.model.warm_start:
+                adapter *= self.reliability
+        return Blend(
+            1.0,
+            self.config.statistics.weight,
+            adapter,
+            fusion.content_weight,
+            fusion.need_weight,
+        )
 
     def fused(
-        self, histories: PrivateHistories, users: Ints, need: Vectors | None = None
+        self,
+        histories: PrivateHistories,
+        users: Ints,
+        need: Vectors | None = None,
+        blend: Blend | None = None,
     ) -> Scores:
         """Scores of all items, ``[users, items] float32``; greater is better.
 
@@ -52,18 +147,56 @@ class Scorer:
             histories: of the organisation. Private; nothing of it is kept.
             users: places of the users to score.
             need: ``[dim]`` vector of a stated need, in the space of ``vectors``.
+            blend: weights; None takes those configured.
         """
-        scores = statistics_scores(self.statistics, histories, users, self.config.statistics)
-        weight = self.config.fusion.adapter_weight
-        if not self.config.model.warm_start:
-            weight *= self.reliability
-        if self.adapter is not None and weight:
-            own = standardised(self.adapter_scores(histories, users).astype(np.float64))
-            scores = scores + weight * own
-        if need is not None:
-            match = standardised((self.vectors @ need).astype(np.float64)[None, :])
-            scores = scores + self.config.fusion.need_weight * match
+        found = self.targets(histories, users, need, blend)
+        scores = found.prior[:, None] * self.statistics.log_popularity + found.offset[:, None]
+        scores += found.direction @ self.vectors.T
+        scores[:, self.statistics.top] += found.reach
         return scores.astype(np.float32)
+
+    def targets(
+        self,
+        histories: PrivateHistories,
+        users: Ints,
+        need: Vectors | None = None,
+        blend: Blend | None = None,
+    ) -> Targets:
+        """What users look for; arguments as of ``fused``."""
+        weights = blend or self.blend()
+        options = self.config.statistics
+        reach, moved = self._reach(histories, users, weights.cooccurrence)
+        directions: dict[str, Scores] = {}
+        offsets = {"cooccurrence": moved}
+        raw: dict[str, tuple[Scores, float]] = {}
+        if weights.adapter:
+            raw["adapter"] = self._states(histories, users), weights.adapter
+        if weights.content:
+            profile = text_profiles(self.vectors, histories, users, options.history_decay)
+            raw["content"] = profile, weights.content
+        if need is not None and weights.need:
+            raw["need"] = np.tile(need.astype(np.float32), (len(users), 1)), weights.need
+        for part, (direction, weight) in raw.items():
+            directions[part], offsets[part] = self._standardised(direction, weight)
+        if not directions:
+            directions["content"] = np.zeros((len(users), self.vectors.shape[1]), np.float32)
+        return Targets(np.full(len(users), weights.popularity), reach, directions, offsets)
+
+    def parts(self, targets: Targets, places: Ints) -> dict[str, Floats]:
+        """What each part adds to the scores of some items, ``{part: [users, places] float64}``.
+
+        Only parts that count are there; they add up to the score.
+        """
+        statistics = self.statistics
+        found = {"popularity": targets.prior[:, None] * statistics.log_popularity[places]}
+        covered = {int(place): column for column, place in enumerate(statistics.top)}
+        columns = np.array([covered.get(int(place), -1) for place in places], dtype=np.int64)
+        reach = np.where(columns >= 0, targets.reach[:, columns] if len(covered) else 0.0, 0.0)
+        found["cooccurrence"] = reach + targets.offsets["cooccurrence"][:, None]
+        for part, direction in targets.directions.items():
+            own = (direction @ self.vectors[places].T).astype(np.float64)
+            found[part] = own + targets.offsets.get(part, np.zeros(len(targets)))[:, None]
+        return found
 
     def adapter_alone(self, histories: PrivateHistories, users: Ints) -> Scores:
         """The user model as it was trained: cosine over temperature, plus log P."""
@@ -75,43 +208,106 @@ class Scorer:
 
         A user without history has 0 for every item.
         """
+        return np.asarray(self._states(histories, users) @ self.vectors.T)
+
+    def hidden(self, histories: PrivateHistories, users: Ints) -> Scores:
+        """The user model's state after each history, ``[users, dim] float32``; 0 without one."""
         model, runtime = self.model, self.runtime
         assert model is not None
         assert runtime is not None
+        result = np.zeros((len(users), self.vectors.shape[1]), dtype=np.float32)
+        known = np.flatnonzero(histories.lengths[users] > 0)
+        with nullcontext() if self.merged else _model_in_use:
+            if not self.merged:
+                load_arrays(model, self._shrunk())
+            for start in range(0, len(known), ROWS_PER_PASS):
+                part = known[start : start + ROWS_PER_PASS]
+                rows = [histories.row(int(u)) for u in users[part]]
+                result[part] = self._pass(model, runtime, rows)
+        return result
+
+    def _shrunk(self) -> Arrays:
+        """The adapter, nearer to its start where the start ranks by itself."""
         assert self.adapter is not None
         shrink = self.reliability if self.config.model.warm_start else 1.0
-        load_arrays(
-            model,
-            {
-                name: value * np.float32(shrink if ".lora_B." in name else 1.0)
-                for name, value in self.adapter.items()
-            },
+        return {
+            name: value * np.float32(shrink if ".lora_B." in name else 1.0)
+            for name, value in self.adapter.items()
+        }
+
+    def _pass(self, model: UserModel, runtime: Runtime, rows: list[Ints]) -> Scores:
+        windows, lengths = pad_windows(rows, self.config.model.window)
+        # Only the vectors that are read: a catalogue may have a million.
+        items, places = np.unique(windows, return_inverse=True)
+        inputs = torch.from_numpy(places.reshape(windows.shape)).to(runtime.device)
+        with torch.inference_mode(), runtime.autocast():
+            found = last_hidden(
+                model,
+                inputs,
+                torch.from_numpy(lengths).to(runtime.device),
+                item_tensor(self.vectors[items], runtime.device, runtime.precision),
+            )
+        return found.float().cpu().numpy()
+
+    def _states(self, histories: PrivateHistories, users: Ints) -> Scores:
+        """Directions whose products with item vectors are the user model's scores."""
+        hidden = self.hidden(histories, users)
+        norms = np.linalg.norm(hidden, axis=1, keepdims=True)
+        return np.asarray(
+            hidden / np.maximum(norms, 1e-12) / self.config.model.temperature, dtype=np.float32
         )
-        items = item_tensor(self.vectors, runtime.device, runtime.precision)
-        result = np.zeros((len(users), len(self.vectors)), dtype=np.float32)
-        known = np.flatnonzero(histories.lengths[users] > 0)
-        for start in range(0, len(known), ROWS_PER_PASS):
-            part = known[start : start + ROWS_PER_PASS]
-            rows = [histories.row(int(u)) for u in users[part]]
-            windows, lengths = pad_windows(rows, self.config.model.window)
-            with torch.inference_mode(), runtime.autocast():
-                hidden = last_hidden(
-                    model,
-                    torch.from_numpy(windows).to(runtime.device),
-                    torch.from_numpy(lengths).to(runtime.device),
-                    items,
-                )
-                result[part] = model.scores(hidden, items).cpu().numpy()
-        return result
+
+    def _reach(
+        self, histories: PrivateHistories, users: Ints, weight: float
+    ) -> tuple[Floats, Floats]:
+        """The standardised decayed history times G, which is 0 outside the items G covers."""
+        top, items = self.statistics.top, len(self.vectors)
+        if not weight or not len(top):
+            return np.zeros((len(users), len(top))), np.zeros(len(users))
+        decay = self.config.statistics.history_decay
+        reach = decayed_context(histories, users, top, decay) @ self.statistics.transition
+        mean = reach.sum(axis=1) / items
+        # Of the differences: their squares lose nothing to the mean's.
+        spread = ((reach - mean[:, None]) ** 2).sum(axis=1) + (items - len(top)) * mean**2
+        scale = _weight_over_deviation(weight, np.sqrt(spread / items))
+        return reach * scale[:, None], -mean * scale
+
+    def _standardised(self, direction: Scores, weight: float) -> tuple[Scores, Floats]:
+        mean_vector, covariance = self._moments
+        wide = direction.astype(np.float64)
+        mean = wide @ mean_vector
+        variance = np.einsum("ud,ud->u", wide @ covariance, wide)
+        scale = _weight_over_deviation(weight, np.sqrt(np.maximum(variance, 0.0)))
+        return (wide * scale[:, None]).astype(np.float32), -mean * scale
+
+    @cached_property
+    def _moments(self) -> tuple[Floats, Floats]:
+        """Mean and covariance of the item vectors over the catalogue."""
+        items, dim = self.vectors.shape
+        mean = self.vectors.mean(axis=0, dtype=np.float64)
+        covariance = np.zeros((dim, dim))
+        for start in range(0, items, ITEMS_PER_BLOCK):
+            block = self.vectors[start : start + ITEMS_PER_BLOCK].astype(np.float64) - mean
+            covariance += block.T @ block
+        return mean, covariance / items
+
+
+def text_profiles(
+    vectors: Vectors, histories: PrivateHistories, users: Ints, decay: float
+) -> Scores:
+    """Text alone: the mean of a history's item vectors, decayed a step back, ``[users, dim]``."""
+    result = np.zeros((len(users), vectors.shape[1]), dtype=np.float32)
+    for row, user in enumerate(users):
+        newest_first = histories.row(int(user))[::-1]
+        result[row] = (decay ** np.arange(len(newest_first))) @ vectors[newest_first]
+    return result
 
 
 def zero_shot_scores(
     vectors: Vectors, histories: PrivateHistories, users: Ints, decay: float
 ) -> Scores:
-    """Text alone, no training: cosine with the decayed mean of a history's item vectors."""
-    everything = np.arange(len(vectors), dtype=np.int64)
-    context = decayed_context(histories, users, everything, decay)
-    return (context @ vectors @ vectors.T).astype(np.float32)
+    """Text alone, no training: product of the text profile with all item vectors."""
+    return np.asarray(text_profiles(vectors, histories, users, decay) @ vectors.T)
 
 
 def top_items(
@@ -123,3 +319,9 @@ def top_items(
         masked[seen] = -np.inf
     order = np.argsort(-masked, kind="stable")[:k]
     return [(int(i), float(masked[i])) for i in order if np.isfinite(masked[i])]
+
+
+def _weight_over_deviation(weight: float, deviation: Floats) -> Floats:
+    result = np.zeros_like(deviation)
+    np.divide(weight, deviation, out=result, where=deviation > LEAST_DEVIATION)
+    return result

@@ -166,36 +166,6 @@ def decayed_context(histories: PrivateHistories, users: Ints, top: Ints, decay: 
     return context
 
 
-def statistics_scores(
-    statistics: Statistics,
-    histories: PrivateHistories,
-    users: Ints,
-    options: StatisticsSection,
-) -> Floats:
-    """``log P + weight * z(decayed history times G)``, ``[users, items] float64``.
-
-    z standardises one user's scores over the catalogue, where items outside the top K have 0; it
-    reads no other user. The history stays local (billboard model).
-    """
-    items = len(statistics.log_popularity)
-    scores = np.tile(statistics.log_popularity, (len(users), 1))
-    if len(statistics.top) == 0:
-        return scores
-    context = decayed_context(histories, users, statistics.top, options.history_decay)
-    reach = np.zeros((len(users), items))
-    reach[:, statistics.top] = context @ statistics.transition
-    return scores + options.weight * standardised(reach)
-
-
-def standardised(scores: Floats) -> Floats:
-    """Each row with mean 0 and deviation 1; a constant row becomes 0."""
-    shifted = scores - scores.mean(axis=1, keepdims=True)
-    deviation = shifted.std(axis=1, keepdims=True)
-    result: Floats = np.zeros_like(shifted)
-    np.divide(shifted, deviation, out=result, where=deviation > 1e-12)
-    return result
-
-
 def _block_rows(
     histories: PrivateHistories,
     place: Ints,

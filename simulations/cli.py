@@ -15,6 +15,7 @@ from audit.empirical_cli import empirical_command
 from audit.views_cli import explain_command, forecast_command, report_command
 from client.cli import client_app
 from client.policy_cli import policy_app
+from client.recommend import options
 from server.cli import register_commands
 from shared.config import Config, load_config
 from shared.errors import DataError, RunError, TacitError
@@ -123,18 +124,24 @@ def simulate(
 def recommend(
     run: Annotated[Path, typer.Option(help="Run folder of tacit simulate.")],
     org: Annotated[str, typer.Option(help="Name of the organisation.")],
-    user: Annotated[str, typer.Option(help="The organisation's identifier of a user.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="Length of the list.")] = 10,
-    need: Annotated[str | None, typer.Option(help="What is wanted, in words.")] = None,
+    user: options.User,
+    k: options.Length = 10,
+    need: options.Need = None,
+    interest: options.Interest = None,
+    mode: options.ModeOption = "hybrid",
+    filters: options.FilterOption = None,
+    diversity: options.Diversity = 0.0,
+    popularity_damping: options.Damping = 0.0,
+    seen: options.Seen = False,
+    reasons: options.Reasons = False,
 ) -> None:
     """Recommend items to one user of one organisation."""
-    from client.listing import print_recommendations
-    from client.recommend import open_recommender
+    from client.recommend.listing import print_recommendations
+    from client.recommend.opening import open_recommender
 
-    config = run_config(run)
-    recommender = open_recommender(organisation_folder(run, org), config)
-    found = recommender.recommend(user, k, need)
-    print_recommendations(Console(), recommender, user, need, found)
+    query = options.query_of(k, need, interest, mode, filters, diversity, popularity_damping, seen)
+    recommender = open_recommender(organisation_folder(run, org), run_config(run))
+    print_recommendations(Console(), recommender, user, query, reasons)
 
 
 @data_app.command()

@@ -139,7 +139,7 @@ def test_a_node_does_not_start_towards_a_stranger(
     )
     assert done.status == 2
     assert "was not signed by" in done.err
-    assert "flower-supernode" not in done.err
+    assert "client.supernode" not in done.err
 
 
 def test_a_node_may_start_while_the_superlink_is_down(authority: Any, made: Any) -> None:

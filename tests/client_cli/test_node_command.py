@@ -1,10 +1,12 @@
 """``tacit client node``: the real SuperNode at a real SuperLink; nothing is left behind."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +22,8 @@ Started = Callable[..., "subprocess.Popen[str]"]
 WAIT_S = 90.0
 
 
-def until(reached: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
+def until(reached: Callable[[], bool], what: str, wait_s: float = WAIT_S) -> None:
+    deadline = time.monotonic() + wait_s
     while not reached():
         assert time.monotonic() < deadline, what
         time.sleep(0.1)
@@ -216,3 +218,95 @@ def test_a_real_supernode_goes_online_is_still_found_registered_and_leaves_nothi
     process.send_signal(signal.SIGTERM)
     assert process.wait(WAIT_S) == 0
     assert members(group) == []
+
+
+class CutShort:
+    """Carries connections to a SuperLink, or ends them in the middle of the TLS handshake."""
+
+    def __init__(self, to: int) -> None:
+        self.cuts = 0
+        self._to = to
+        self._cutting = False
+        self._open: list[socket.socket] = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listening.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """End what is open, and from now on what is opened."""
+        self._cutting = True
+        for one in self._open:
+            _end(one)
+
+    def mend(self) -> None:
+        self._cutting = False
+
+    def close(self) -> None:
+        self._listening.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                inner, _ = self._listening.accept()
+            except OSError:
+                return
+            if self._cutting:
+                # All that was sent is read, so that the end is one and no reset.
+                inner.recv(65536)
+                inner.close()
+                self.cuts += 1
+                continue
+            outer = socket.create_connection(("127.0.0.1", self._to))
+            self._open += [inner, outer]
+            for one, other in ((inner, outer), (outer, inner)):
+                threading.Thread(target=_carry, args=(one, other), daemon=True).start()
+
+
+def _carry(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+    except OSError:
+        pass
+    _end(source)
+    _end(target)
+
+
+def _end(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.slow
+def test_a_supernode_whose_handshake_was_cut_short_comes_back(
+    federation: tuple[Path, Link], start_tacit: Started, tmp_path: Path
+) -> None:
+    from client.node_key import create_node_key
+
+    folder, link = federation
+    node = tmp_path / "node"
+    create_node_key(node, "a house behind a bad link")
+    register = start_tacit("server", "register", str(folder), str(node / "key.pub"))
+    assert register.wait(WAIT_S) == 0
+    carrier = CutShort(int(link.address.rpartition(":")[2]))
+    try:
+        process = start_tacit(
+            "client",
+            "node",
+            str(node),
+            "--superlink",
+            f"127.0.0.1:{carrier.port}",
+            "--root-certificates",
+            str(link.root_certificates),
+        )
+        log = tmp_path / "process-1.log"
+        until(lambda: "SuperNode ID" in log.read_text(), "the SuperNode is not online")
+        carrier.cut()
+        until(lambda: "gave up its link" in log.read_text(), "the SuperNode holds on")
+        carrier.mend()
+        until(lambda: log.read_text().count("SuperNode ID") == 2, "it did not come back", 180.0)
+        assert process.poll() is None
+        assert carrier.cuts > 0
+    finally:
+        carrier.close()

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from shared import assets, encoder
+from shared import assets
 from shared.assets import Base, require_hash, resolve_base
 from shared.devices import Runtime
-from shared.encoder import centred, encode_texts
+from shared.encoder import TextEncoder, centred, encode_texts
 from shared.errors import AssetError
 
 FLOAT32 = Runtime("cpu", "float32")
@@ -52,13 +52,13 @@ def test_a_vector_does_not_depend_on_other_texts_or_their_order(
 def test_a_text_is_encoded_once(minilm: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     first = encode_texts(TEXTS, minilm, FLOAT32)
     encoded: list[list[str]] = []
-    encode: Callable[..., Any] = encoder._encode
+    encode: Callable[..., Any] = TextEncoder.encode
 
-    def record(texts: list[str], *rest: Any) -> Any:
+    def record(self: TextEncoder, texts: list[str], *rest: Any) -> Any:
         encoded.append(texts)
-        return encode(texts, *rest)
+        return encode(self, texts, *rest)
 
-    monkeypatch.setattr(encoder, "_encode", record)
+    monkeypatch.setattr(TextEncoder, "encode", record)
     second = encode_texts([*TEXTS[::-1], "Something new"], minilm, FLOAT32)
     assert encoded == [["Something new"]]
     np.testing.assert_array_equal(second[:4], first[::-1])
@@ -109,3 +109,12 @@ def test_bases_of_different_bytes_have_different_hashes(tmp_path: Path) -> None:
         (folder / "model.safetensors").write_text(name)
         hashes.append(resolve_base(str(folder)).weights_sha256)
     assert hashes[0] != hashes[1]
+
+
+def test_a_kept_encoder_writes_nothing_of_what_it_reads(
+    minilm: Base, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    expected = encode_texts(TEXTS, minilm, FLOAT32)
+    monkeypatch.setenv("TACIT_CACHE", str(tmp_path / "another"))
+    np.testing.assert_allclose(TextEncoder(minilm, FLOAT32).encode(TEXTS), expected, atol=1e-6)
+    assert not (tmp_path / "another").exists()

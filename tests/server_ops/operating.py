@@ -159,9 +159,9 @@ def start_superlink(folder: Folder, spawn: Spawn, port: int) -> Process:
 
 
 def start_node(folder: Folder, spawn: Spawn, public_key: Path, port: int) -> Process:
-    """A real SuperNode."""
+    """A real SuperNode, as ``tacit client node`` runs it."""
     command = [
-        str(Path(sys.executable).parent / "flower-supernode"),
+        *(sys.executable, "-P", "-m", "client.supernode"),
         *("--root-certificates", str(folder.ca_certificate)),
         *("--superlink", f"127.0.0.1:{port}"),
         *("--auth-supernode-private-key", str(public_key.with_suffix(""))),

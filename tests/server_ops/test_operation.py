@@ -41,6 +41,14 @@ class Federation:
     port: int
     superlink: Process
     keys: dict[str, Path]
+    nodes: dict[str, Process]
+
+    def online(self) -> bool:
+        """Whether all SuperNodes are; one that gave up its link is started again."""
+        for name, node in self.nodes.items():
+            if node.process.poll() is not None:
+                self.nodes[name] = start_node(self.folder, self.spawn, self.keys[name], self.port)
+        return [node.status for node in nodes(self.folder)] == ["online"] * len(NAMES)
 
     def status(self) -> dict[str, Any]:
         """As JSON."""
@@ -80,10 +88,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory, module_spawn: Spawn) ->
     finished = ended("register", str(folder.root), *map(str, keys.values()))
     assert finished.returncode == 0, finished.stderr
     assert "flwr supernode register" in finished.stdout
-    for key in keys.values():
-        start_node(folder, module_spawn, key, port)
-    made = Federation(folder, module_spawn, port, superlink, keys)
-    until(lambda: [n.status for n in nodes(folder)] == ["online"] * 2, "the SuperNodes")
+    started = {name: start_node(folder, module_spawn, key, port) for name, key in keys.items()}
+    made = Federation(folder, module_spawn, port, superlink, keys, started)
+    until(made.online, "the SuperNodes")
     return made
 
 
@@ -196,7 +203,7 @@ def test_a_run_goes_on_after_the_superlink_was_ended(federation: Federation) -> 
     assert following.process.wait(120) == 1
     assert "No heartbeat" in following.printed
 
-    until(lambda: [n.status for n in nodes(federation.folder)] == ["online"] * 2, "the nodes")
+    until(federation.online, "the nodes")
     resumed = federation.standin("--resume", "cut")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "round 6 of 6" in resumed.stdout

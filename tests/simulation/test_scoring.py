@@ -8,7 +8,7 @@ import pytest
 
 from shared.config import Config
 from shared.histories import PrivateHistories
-from shared.scoring import Scorer, top_items, zero_shot_scores
+from shared.scoring import Blend, Scorer, top_items, zero_shot_scores
 from shared.statistics import decayed_context
 from simulations.federate import federate, outcome_scorer
 from simulations.world import World
@@ -166,3 +166,41 @@ def test_masking_seen_items_leaves_the_scores_alone() -> None:
     scores = np.array([0.1, 0.9], np.float32)
     top_items(scores, np.array([1]), 1)
     assert scores.tolist() == pytest.approx([0.1, 0.9])
+
+
+def test_a_merged_adapter_scores_the_same_and_leaves_the_model_as_it_was(
+    trained: Scorer, histories: PrivateHistories
+) -> None:
+    expected = trained.fused(histories, USERS)
+    merged = trained.with_merged_adapter()
+    assert merged.fused(histories, USERS) == pytest.approx(expected, abs=1e-3)
+    assert merged.model is not trained.model
+    assert np.array_equal(trained.fused(histories, USERS), expected)
+
+
+@pytest.mark.parametrize("content", [0.0, 0.7])
+def test_the_parts_of_a_score_add_up_to_it(
+    trained: Scorer, histories: PrivateHistories, content: float
+) -> None:
+    blend = replace(trained.blend(), content=content)
+    need, places = trained.vectors[3], np.array([0, 3, 5, 7])
+    parts = trained.parts(trained.targets(histories, USERS, need, blend), places)
+    assert set(parts) == {
+        "popularity",
+        "cooccurrence",
+        "adapter",
+        "need",
+        *(["content"] if content else []),
+    }
+    scores = trained.fused(histories, USERS, need, blend)
+    assert sum(parts.values()) == pytest.approx(scores[:, places], abs=1e-4)
+
+
+def test_the_content_part_is_the_standardised_likeness_to_the_history(
+    trained: Scorer, histories: PrivateHistories
+) -> None:
+    blend = Blend(popularity=0.0, content=0.5)
+    alike = zero_shot_scores(trained.vectors, histories, USERS, 0.6)
+    expected = 0.5 * standardised(alike)
+    found = trained.fused(histories, USERS, blend=blend)
+    assert found == pytest.approx(expected, abs=1e-4)

@@ -170,7 +170,7 @@ class House:
     def supernode(self) -> int:
         """Flower's SuperNode process, under ``tacit client node``."""
         (found,) = [
-            p for p in self.lab.find("flower-supernode", self.name) if p != self.node_process.pid
+            p for p in self.lab.find("client.supernode", self.name) if p != self.node_process.pid
         ]
         return found
 
