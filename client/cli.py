@@ -190,12 +190,46 @@ def serve(
     private_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its private key, PEM.")
     ] = None,
+    writer: Annotated[
+        str,
+        typer.Option(
+            help="Causal language model that writes sentences: smollm2, a directory, or templates "
+            "for none; default: smollm2 where its package is installed."
+        ),
+    ] = "",
 ) -> None:
     """Serve recommendations over HTTP, and a page, until told to end."""
     from client.serving.command import serve as run
 
     _log_to_stderr()
-    run(org, host, port, key_file, certificate, private_key)
+    run(org, host, port, key_file, certificate, private_key, writer)
+
+
+@client_app.command()
+def recommend_all(
+    org: Organisation,
+    out: options.Out,
+    k: options.Length = 10,
+    mode: options.ModeOption = "hybrid",
+    filters: options.FilterOption = None,
+    diversity: options.Diversity = 0.0,
+    popularity_damping: options.Damping = 0.0,
+    seen: options.Seen = False,
+) -> None:
+    """Write every user's list to one Parquet file."""
+    from rich.progress import Progress
+
+    from client.recommend.batch import recommend_all
+    from client.recommend.opening import open_delivered
+
+    query = options.query_of(k, None, None, mode, filters, diversity, popularity_damping, seen)
+    recommender = open_delivered(org)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("Users", total=len(recommender.histories))
+        lines = recommend_all(
+            recommender, query, out, lambda done, _: progress.update(task, completed=done)
+        )
+    _say(f"{lines:,} lines for {len(recommender.histories):,} users are in {out}.")
 
 
 def _print_outcome(outcome: Outcome, error: bool = False) -> None:

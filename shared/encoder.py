@@ -3,8 +3,8 @@
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -38,23 +38,48 @@ def encode_texts(
     """
     if not texts:
         raise ValueError("no texts to encode")
-    path = cache_dir() / "vectors" / f"{base.weights_sha256[:32]}-{runtime.precision}.sqlite"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    keys = [hashlib.sha256(f"mean/{MAX_TOKENS}\0{text}".encode()).digest() for text in texts]
-    with closing(sqlite3.connect(path, timeout=60.0)) as store:
-        store.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, value BLOB)")
+    keys = [_key(text) for text in texts]
+    with _cache(base, runtime) as store:
         known = _lookup(store, keys)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if missing:
             fresh = TextEncoder(base, runtime).encode(list(missing.values()), progress)
-            rows = dict(zip(missing, fresh, strict=True))
-            with store:
-                store.executemany(
-                    "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
-                    [(key, row.tobytes()) for key, row in rows.items()],
-                )
-            known |= rows
+            _keep(store, list(missing), fresh)
+            known |= dict(zip(missing, fresh, strict=True))
     return np.stack([known[key] for key in keys])
+
+
+def put_vectors(texts: Sequence[str], vectors: Vectors, base: Base, runtime: Runtime) -> None:
+    """Put vectors of texts into the cache on disk, as if they had been encoded.
+
+    Args:
+        texts: of the items.
+        vectors: ``[texts, dim] float32``, rows of norm 1.
+        base, runtime: under which they will be looked for.
+    """
+    with _cache(base, runtime) as store:
+        _keep(store, [_key(text) for text in texts], vectors)
+
+
+@contextmanager
+def _cache(base: Base, runtime: Runtime) -> Iterator[sqlite3.Connection]:
+    path = cache_dir() / "vectors" / f"{base.weights_sha256[:32]}-{runtime.precision}.sqlite"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=60.0)) as store:
+        store.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, value BLOB)")
+        yield store
+
+
+def _key(text: str) -> bytes:
+    return hashlib.sha256(f"mean/{MAX_TOKENS}\0{text}".encode()).digest()
+
+
+def _keep(store: sqlite3.Connection, keys: Sequence[bytes], vectors: Vectors) -> None:
+    with store:
+        store.executemany(
+            "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
+            [(key, row.tobytes()) for key, row in zip(keys, vectors, strict=True)],
+        )
 
 
 def centred(vectors: Vectors) -> Vectors:

@@ -273,23 +273,33 @@ class Scorer:
         return reach * scale[:, None], -mean * scale
 
     def _standardised(self, direction: Scores, weight: float) -> tuple[Scores, Floats]:
-        mean_vector, covariance = self._moments
+        mean_vector, covariance = catalogue_moments(self.vectors)
         wide = direction.astype(np.float64)
         mean = wide @ mean_vector
         variance = np.einsum("ud,ud->u", wide @ covariance, wide)
         scale = _weight_over_deviation(weight, np.sqrt(np.maximum(variance, 0.0)))
         return (wide * scale[:, None]).astype(np.float32), -mean * scale
 
-    @cached_property
-    def _moments(self) -> tuple[Floats, Floats]:
-        """Mean and covariance of the item vectors over the catalogue."""
-        items, dim = self.vectors.shape
-        mean = self.vectors.mean(axis=0, dtype=np.float64)
+
+def catalogue_moments(vectors: Vectors) -> tuple[Floats, Floats]:
+    """Mean ``[dim]`` and covariance ``[dim, dim]`` of item vectors over the catalogue, float64.
+
+    Those of the last catalogue are kept: scorers of one catalogue come and go.
+    """
+    kept = _last_moments[0] if _last_moments else None
+    if kept is None or kept[0] is not vectors:
+        items, dim = vectors.shape
+        mean = vectors.mean(axis=0, dtype=np.float64)
         covariance = np.zeros((dim, dim))
         for start in range(0, items, ITEMS_PER_BLOCK):
-            block = self.vectors[start : start + ITEMS_PER_BLOCK].astype(np.float64) - mean
+            block = vectors[start : start + ITEMS_PER_BLOCK].astype(np.float64) - mean
             covariance += block.T @ block
-        return mean, covariance / items
+        kept = vectors, mean, covariance / items
+        _last_moments[:] = [kept]
+    return kept[1], kept[2]
+
+
+_last_moments: list[tuple[Vectors, Floats, Floats]] = []
 
 
 def text_profiles(

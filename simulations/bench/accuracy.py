@@ -168,6 +168,7 @@ def _draw(
     scores = outcome_scorer(world, drawn, outcome)
     for method, budget in (
         ("statistics", "share"),
+        ("texts", "share"),
         ("adapter", "whole"),
         ("federation", "whole"),
     ):

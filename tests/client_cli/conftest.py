@@ -22,7 +22,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from shared.assets import resolve_base
+from shared.config import load_config
 from shared.errors import AssetError
+from shared.settings import shared_settings
 from simulations.cli import main
 
 USERS, LENGTH, ITEMS = 12, 6, 20
@@ -277,3 +279,26 @@ def _starting(logs: Path) -> Iterator[Started]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@pytest.fixture(scope="session")
+def delivered(
+    shop: Path, call_tacit: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """What a federation over the same data delivers, as an agent keeps it."""
+    run = tmp_path_factory.mktemp("runs") / "shop"
+    small = ["run.threads=1", "run.noise_free_twin=false", "evaluation.bootstrap_samples=100"]
+    options = ["--data", str(shop), "--orgs", "1", "--rounds", "1", "--out", str(run)]
+    assert (
+        call_tacit("simulate", *options, *(part for one in small for part in ("--set", one))) == 0
+    )
+    folder = run / "organisations" / "0001" / "delivered"
+    (folder / "settings.json").write_text(shared_settings(load_config(run / "config.toml")))
+    return folder
+
+
+@pytest.fixture
+def served(made: Made, delivered: Path) -> Made:
+    """An organisation that has a delivery."""
+    shutil.copytree(delivered, made.org / "delivered")
+    return made

@@ -1,43 +1,17 @@
 """``tacit client recommend``: from an organisation's folder, with what a federation delivered."""
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
+import pyarrow.parquet
 
 from client.data.store import read_store
-from shared.config import load_config
-from shared.settings import shared_settings
 
 Tacit = Callable[..., Any]
 
 LINE = re.compile(r"^ *(\d+)  (.+?)  +(.*?) *(-?\d+\.\d\d) *$", re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def delivered(
-    shop: Path, call_tacit: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """What a federation over the same data delivers, as an agent keeps it."""
-    run = tmp_path_factory.mktemp("runs") / "shop"
-    small = ["run.threads=1", "run.noise_free_twin=false", "evaluation.bootstrap_samples=100"]
-    options = ["--data", str(shop), "--orgs", "1", "--rounds", "1", "--out", str(run)]
-    assert (
-        call_tacit("simulate", *options, *(part for one in small for part in ("--set", one))) == 0
-    )
-    folder = run / "organisations" / "0001" / "delivered"
-    (folder / "settings.json").write_text(shared_settings(load_config(run / "config.toml")))
-    return folder
-
-
-@pytest.fixture
-def served(made: Any, delivered: Path) -> Any:
-    """An organisation that has a delivery."""
-    shutil.copytree(delivered, made.org / "delivered")
-    return made
 
 
 def test_a_list_has_the_asked_length_and_nothing_that_the_user_has_had(
@@ -80,3 +54,26 @@ def test_an_organisation_without_a_delivery_is_told(tacit: Tacit, made: Any) -> 
     done = tacit("client", "recommend", str(made.org), "--user", "u3")
     assert done.status == 2
     assert "the federation has delivered nothing yet" in done.err
+
+
+def test_lists_for_all_are_written_to_one_file(tacit: Tacit, served: Any, tmp_path: Path) -> None:
+    out = tmp_path / "recs.parquet"
+    done = tacit("client", "recommend-all", str(served.org), "--out", str(out), "-k", "3")
+    assert done.status == 0
+    _, histories = read_store(served.org / "histories.duckdb")
+    table = pyarrow.parquet.read_table(out)
+    assert set(table["user_id"].to_pylist()) == set(histories.user_ids)
+    assert set(table["rank"].to_pylist()) == {1, 2, 3}
+    assert f"for {len(histories)} users are in {out}" in done.out
+
+
+def test_reasons_stand_beside_the_list(tacit: Tacit, served: Any) -> None:
+    done = tacit("client", "recommend", str(served.org), "--user", "u3", "-k", "3", "--reasons")
+    assert done.status == 0
+    assert "Because of (score lost without it)" in done.out
+
+
+def test_a_filter_that_makes_no_sense_is_refused(tacit: Tacit, served: Any) -> None:
+    done = tacit("client", "recommend", str(served.org), "--user", "u3", "--filter", "weight=red")
+    assert done.status == 2
+    assert "the catalogue has title" in done.err

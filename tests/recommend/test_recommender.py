@@ -34,7 +34,7 @@ def test_a_list_has_the_best_unseen_items_of_the_fused_score(
 
 def test_the_parts_of_a_line_add_up_to_its_score(recommender: Recommender) -> None:
     for line in recommender.recommend("u0", Query(k=4, need="a film about space")):
-        assert set(line.parts) == {"popularity", "cooccurrence", "adapter", "need"}
+        assert set(line.parts) == {"popularity", "cooccurrence", "adapter", "content", "need"}
         assert sum(line.parts.values()) == pytest.approx(line.score)
 
 
