@@ -92,8 +92,9 @@ def egress(
 ) -> None:
     """List everything that ever left, with its mechanism and bytes, and what was refused."""
     from audit.bundle import read_evidence
-    from audit.egress import list_egress, write_csv
+    from audit.egress import write_csv
     from shared.chain import chain_faults
+    from shared.departures import list_egress
 
     evidence = read_evidence(ledger)
     found = list_egress(evidence.stored)

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from audit.report_words import one_in_text, percent_text
-from audit.spending import Contents
 from shared.accounting import (
     Events,
     discretisation_of,
@@ -24,6 +23,7 @@ from shared.accounting import (
     without_guarantee,
 )
 from shared.errors import PrivacyError
+from shared.spending import Contents
 from shared.tradeoff import best_true_positive_rate
 from shared.words import delta_text, epsilon_text, factor_text
 

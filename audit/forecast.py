@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from audit.report_words import left_text
-from audit.spending import Account, Contents, running_epsilons
 from shared.accounting import (
     COARSE_DISCRETISATION,
     LARGEST_COUNT,
@@ -21,6 +20,7 @@ from shared.accounting import (
     privacy_losses,
 )
 from shared.errors import PrivacyError
+from shared.spending import Account, Contents, running_epsilons
 from shared.words import delta_text, epsilon_text, plural
 
 NOISE_FACTORS = (0.5, 0.71, 1.41, 2.0)

@@ -10,13 +10,13 @@ from markupsafe import Markup
 
 from audit import charts, report_words
 from audit.bundle import Evidence
-from audit.egress import list_egress
-from audit.spending import Account, Contents, Spend, read_contents, running_epsilons
 from audit.verify import Verification, verify_ledger
 from shared.accounting import epsilon_coarse, merged
+from shared.departures import list_egress
 from shared.errors import PrivacyError
 from shared.files import atomic_path
 from shared.pages import page_environment
+from shared.spending import Account, Contents, Spend, read_contents, running_epsilons
 
 MOST_POINTS = 60
 MOST_GROUPS = 60

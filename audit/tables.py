@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from audit.egress import Egress
     from audit.heads import Heads, Member
     from audit.verify import Verification
     from shared.chain import Fault
+    from shared.departures import Egress
 
 LONGEST_SENTENCE = 500
 MOST_SENTENCES = 100

@@ -11,7 +11,7 @@ from shared.errors import PrivacyError
 from shared.words import plural
 
 if TYPE_CHECKING:
-    from audit.spending import Contents
+    from shared.spending import Contents
 
 Source = Annotated[
     Path, typer.Argument(help="An organisation's folder, its ledger.sqlite or a bundle.")
@@ -84,8 +84,8 @@ def explain_command(
 
 def _verified(source: Path) -> "Contents":
     from audit.bundle import read_evidence
-    from audit.spending import read_contents
     from audit.verify import verify_ledger
+    from shared.spending import read_contents
 
     evidence = read_evidence(source)
     faults = verify_ledger(evidence).faults

@@ -66,8 +66,11 @@ def _largest_difference(
     targets = torch.randint(len(items), (3, 7), generator=generator)
     for row, length in enumerate(lengths):
         inputs[row, length:], targets[row, length:] = 0, -1
-    rows = Rows(inputs.to(runtime.device), targets.to(runtime.device))
-    prior = torch.zeros(len(items), device=runtime.device)
+    # For a rating head; some items have no rating.
+    ratings = 4.0 * torch.rand((3, 8), generator=generator) + 1.0
+    ratings[:, 2] = torch.nan
+    prior = torch.randn(len(items), generator=generator).to(runtime.device)
+    rows = Rows(inputs.to(runtime.device), targets.to(runtime.device), ratings.to(runtime.device))
     parameters = list(model.trained.values())
     saved = [p.detach().clone() for p in parameters]
     worst = 0.0
@@ -80,7 +83,11 @@ def _largest_difference(
             trainable_model.wrapped.disable_hooks()
             for row, length in enumerate(lengths):
                 one = slice(row, row + 1)
-                single = Rows(rows.inputs[one, :length], rows.targets[one, :length])
+                single = Rows(
+                    rows.inputs[one, :length],
+                    rows.targets[one, :length],
+                    ratings[one, : length + 1].to(runtime.device),
+                )
                 loss = row_losses(model, single, items, prior, model.temperature).sum()
                 gradients = torch.autograd.grad(loss, parameters)
                 alone = torch.cat([g.reshape(-1).float() for g in gradients])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated
@@ -170,7 +171,12 @@ def recommend(
     from client.recommend.opening import open_delivered
 
     query = options.query_of(k, need, interest, mode, filters, diversity, popularity_damping, seen)
-    print_recommendations(Console(), open_delivered(org), user, query, reasons)
+    recommender = open_delivered(org)
+    if mode == "generative":
+        from client.recommend.generative import able_to_generate
+
+        recommender = able_to_generate(recommender)
+    print_recommendations(Console(), recommender, user, query, reasons)
 
 
 @client_app.command()
@@ -190,19 +196,41 @@ def serve(
     private_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its private key, PEM.")
     ] = None,
-    writer: Annotated[
-        str,
-        typer.Option(
-            help="Causal language model that writes sentences: smollm2, a directory, or templates "
-            "for none; default: smollm2 where its package is installed."
-        ),
-    ] = "",
+    writer: options.Writer = "",
 ) -> None:
     """Serve recommendations over HTTP, and a page, until told to end."""
     from client.serving.command import serve as run
 
     _log_to_stderr()
     run(org, host, port, key_file, certificate, private_key, writer)
+
+
+@client_app.command()
+def describe(
+    org: Organisation,
+    user: options.User,
+    k: Annotated[int, typer.Option("-k", min=0, max=100, help="Recommendations told of.")] = 3,
+    need: options.Need = None,
+    writer: options.Writer = "",
+) -> None:
+    """Say in words what a user's history is about and why items are recommended."""
+    from client.recommend.opening import open_delivered
+    from client.serving.command import loader
+    from client.serving.language import Language
+    from client.serving.metrics import Metrics
+    from client.serving.words import Speaker
+
+    recommender, load = open_delivered(org), loader(writer, org)
+    speaker = Speaker(None if load is None else Language(load), Metrics())
+    for name, told in speaker.told(recommender, user, k, need, threading.Event()):
+        if name != "done":
+            _say("".join((f"{told['title']}: " if "title" in told else "", str(told["text"]))))
+        elif told["model"]:
+            _say(
+                f"{told['written']} texts; the model's own {told['written'] - told['fallbacks']} "
+                f"({told['retried']} at the second try), templates {told['fallbacks']}.",
+                error=True,
+            )
 
 
 @client_app.command()

@@ -272,10 +272,23 @@ def micro_batches(
 def user_rows(
     histories: PrivateHistories, users: npt.NDArray[np.int64], window: int, device: str
 ) -> Rows:
-    """One row per user: the newest ``window`` items and, for each, the item that followed."""
+    """One row per user: the newest ``window`` items and, for each, the item that followed.
+
+    Ratings, where the data has them, come along for the rating head.
+    """
     padded, lengths = pad_windows([histories.row(int(u)) for u in users], window + 1)
     targets = padded[:, 1:].copy()
     targets[np.arange(targets.shape[1]) >= (lengths - 1)[:, None]] = -1
+    ratings = None
+    if histories.ratings is not None:
+        values = np.full(padded.shape, np.nan, dtype=np.float32)
+        for row, (end, length) in enumerate(
+            zip(histories.offsets[users + 1], lengths, strict=True)
+        ):
+            values[row, :length] = histories.ratings[end - length : end]
+        ratings = torch.from_numpy(values).to(device)
     return Rows(
-        torch.from_numpy(padded[:, :-1].copy()).to(device), torch.from_numpy(targets).to(device)
+        torch.from_numpy(padded[:, :-1].copy()).to(device),
+        torch.from_numpy(targets).to(device),
+        ratings,
     )

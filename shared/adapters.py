@@ -9,13 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from peft import PeftModel
-from safetensors.numpy import load_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from shared.errors import FederationError, RunError
-from shared.files import write_json
+from shared.files import atomic_path, write_json
+from shared.ratings import HEAD
 from shared.user_model import UserModel
 
 Arrays = dict[str, npt.NDArray[np.float32]]
+
+HEAD_FILE = "rating_head.safetensors"
 
 
 def adapter_arrays(model: UserModel) -> Arrays:
@@ -76,7 +80,8 @@ def peft_model(model: UserModel) -> PeftModel:
 def save_adapter(model: UserModel, directory: Path, card: str, reliability: float) -> None:
     """Write ``adapter_config.json``, ``adapter_model.safetensors`` and the card ``README.md``.
 
-    ``tacit.json`` beside them keeps the adapter's reliability, which scales its weight at scoring.
+    ``tacit.json`` beside them keeps the adapter's reliability, which scales its weight at scoring,
+    and ``rating_head.safetensors`` the rating head where the model has one.
 
     The directory loads with ``PeftModel.from_pretrained(base, directory)``.
     """
@@ -85,6 +90,13 @@ def save_adapter(model: UserModel, directory: Path, card: str, reliability: floa
     peft_model(model).save_pretrained(
         str(directory), safe_serialization=True, save_embedding_layers=False
     )
+    head = {n: value for n, value in adapter_arrays(model).items() if n.startswith(HEAD)}
+    if head:
+        with atomic_path(directory / HEAD_FILE) as temporary:
+            save_file(head, temporary)
+    else:
+        # Of an earlier run that had one.
+        (directory / HEAD_FILE).unlink(missing_ok=True)
     (directory / "README.md").write_text(card)
     write_json(directory / "tacit.json", {"reliability": reliability})
 
@@ -94,16 +106,38 @@ def load_adapter(model: UserModel, directory: Path) -> tuple[Arrays, float]:
 
     Raises:
         FederationError: if an array does not fit.
-        RunError: if the directory has no adapter.
+        RunError: if the directory has no adapter, no rating head although the model has one, or a
+            file cannot be read.
     """
     path = directory / "adapter_model.safetensors"
     if not path.exists():
         raise RunError(f"{path}: is not there; the directory holds no adapter")
-    state = load_file(path)
+    state = _read(path)
     arrays = {
         name: state[key]
         for name in model.trained
         if (key := name.removeprefix("backbone.").replace(".default.", ".")) in state
     }
+    if model.rating_head is not None:
+        arrays |= _read_head(directory / HEAD_FILE)
     check_arrays({n: tuple(p.shape) for n, p in model.trained.items()}, arrays)
     return arrays, float(json.loads((directory / "tacit.json").read_text())["reliability"])
+
+
+def _read_head(path: Path) -> Arrays:
+    if not path.exists():
+        raise RunError(
+            f"{path}: is not there, and the run's settings predict ratings (model.rating_weight is "
+            "above 0); deliver the adapter anew, or restore the file"
+        )
+    return _read(path)
+
+
+def _read(path: Path) -> Arrays:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise RunError(
+            f"{path}: cannot be read as safetensors ({error}); deliver the adapter anew, or "
+            "restore the file"
+        ) from error

@@ -116,6 +116,23 @@ class ModelSection(Section):
         50, ge=2, le=4096, description="Newest items of a history that the model reads."
     )
     warm_start: str = Field("", description="Directory made by tacit pretrain; empty: none.")
+    rating_weight: float = Field(
+        0.0,
+        ge=0.0,
+        description="Weight of the squared error of ratings beside the cross-entropy; 0: none are "
+        "predicted.",
+    )
+    rating_low: float = Field(1.0, description="Least rating of the scale; public.")
+    rating_high: float = Field(5.0, description="Greatest rating of the scale; public.")
+
+    @model_validator(mode="after")
+    def _rating_scale(self) -> Self:
+        if not self.rating_low < self.rating_high:
+            raise ValueError(
+                f"rating_low must be below rating_high, they are {self.rating_low:g} and "
+                f"{self.rating_high:g}"
+            )
+        return self
 
 
 class PrivacySection(Section):
@@ -225,6 +242,9 @@ class FusionSection(Section):
 
     adapter_weight: float = Field(
         0.5, ge=0.0, description="Weight of the adapter's scores, times its share of signal."
+    )
+    content_weight: float = Field(
+        0.5, ge=0.0, description="Weight of the likeness to the texts of a user's history."
     )
     need_weight: float = Field(1.0, ge=0.0, description="Weight of a stated need's score.")
 

@@ -54,12 +54,14 @@ def _load(base: str, options: ModelSection, seed: int, runtime: Runtime) -> Load
     encoder = resolve_base(base)
     start = resolve_base(options.warm_start) if options.warm_start else encoder
     model = build_user_model(start, options, runtime, seed)
+    # Without a head its settings say nothing, and the hash is that of a model that never had them.
+    unused = None if options.rating_weight else {"rating_weight", "rating_low", "rating_high"}
     digest = hashlib.sha256()
     for part in (
         encoder.weights_sha256,
         start.weights_sha256,
         frozen_sha256(model),
-        options.model_copy(update={"warm_start": ""}).model_dump_json(),
+        options.model_copy(update={"warm_start": ""}).model_dump_json(exclude=unused),
     ):
         digest.update(part.encode() + b"\0")
     return LoadedModel(

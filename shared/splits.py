@@ -29,11 +29,14 @@ class Split:
         history: what is read when the target is scored; everything before the target.
         target: ``[users] int64`` place in the catalogue of the item to be ranked, or -1
             (``NO_TARGET``) for a user who is not evaluated.
+        rating: ``[users] float32`` that the user gave the target, NaN where there is none; None
+            where the data has no ratings.
     """
 
     train: PrivateHistories
     history: PrivateHistories
     target: npt.NDArray[np.int64]
+    rating: npt.NDArray[np.float32] | None = None
 
 
 def leave_one_out(histories: PrivateHistories, part: Part) -> Split:
@@ -52,6 +55,7 @@ def leave_one_out(histories: PrivateHistories, part: Part) -> Split:
         train=histories.truncated(histories.lengths - 2),
         history=histories.truncated(place),
         target=_items_at(histories, place, place >= 1),
+        rating=_ratings_at(histories, place, place >= 1),
     )
 
 
@@ -93,10 +97,12 @@ def temporal(histories: PrivateHistories, part: Part) -> Split:
     place, end = (
         (before_test, histories.lengths) if part == "test" else (before_validation, before_test)
     )
+    present = (place >= 1) & (place < end)
     return Split(
         train=histories.truncated(before_validation),
         history=histories.truncated(place),
-        target=_items_at(histories, place, (place >= 1) & (place < end)),
+        target=_items_at(histories, place, present),
+        rating=_ratings_at(histories, place, present),
     )
 
 
@@ -121,6 +127,16 @@ def _items_at(
     target = np.full(len(histories), NO_TARGET, dtype=np.int64)
     target[present] = histories.items[(histories.offsets[:-1] + place)[present]]
     return target
+
+
+def _ratings_at(
+    histories: PrivateHistories, place: npt.NDArray[np.int64], present: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32] | None:
+    if histories.ratings is None:
+        return None
+    rating = np.full(len(histories), np.nan, dtype=np.float32)
+    rating[present] = histories.ratings[(histories.offsets[:-1] + place)[present]]
+    return rating
 
 
 def _count_before(histories: PrivateHistories, cut: float) -> npt.NDArray[np.int64]:

@@ -3,7 +3,8 @@
 After each position of a history the last hidden state is compared with all item vectors:
 ``score = cosine / temperature + log popularity`` (the prior is a public or already private vector).
 The hierarchy of an item encoder and a user model follows HLLM (Chen et al. 2024, arXiv 2409.12740);
-freezing A is FFA-LoRA (Sun et al., ICLR 2024).
+freezing A is FFA-LoRA (Sun et al., ICLR 2024). Where ratings are predicted, a small head beside the
+adapter (``shared.ratings``) is trained in the same step.
 """
 
 import sys
@@ -25,6 +26,7 @@ from shared.config import ModelSection
 from shared.devices import Runtime
 from shared.encoder import POOLED_TYPES, Vectors
 from shared.errors import ModelError
+from shared.ratings import RatingHead, RatingScale
 
 # Item vectors enter at this many times the norm of the base's own embeddings, so that they and not
 # the position embeddings carry the input (measured on ml-100k, no noise: NDCG@10 0.058 against
@@ -40,10 +42,13 @@ class Rows:
     Attributes:
         inputs: ``[rows, positions] int64`` places in the catalogue; padding is 0.
         targets: ``[rows, positions] int64`` the next item, or -1 where there is none.
+        ratings: ``[rows, positions + 1] float32`` of the inputs and the item after the last, NaN
+            where there is none; None where the data has no ratings.
     """
 
     inputs: Tensor
     targets: Tensor
+    ratings: Tensor | None = None
 
 
 class PassThrough(nn.Module):
@@ -58,12 +63,20 @@ class UserModel(nn.Module):
 
     Attributes:
         trained: the parameters that are trained, by name, in a fixed order.
+        rating_head: predicts ratings; None where ``model.rating_weight`` is 0.
         companion: what a client keeps beside the model to train it; lives as long as the model.
     """
 
-    def __init__(self, backbone: nn.Module, input_scale: float, temperature: float) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        input_scale: float,
+        temperature: float,
+        rating_head: RatingHead | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.rating_head = rating_head
         self.input_scale = input_scale
         self.temperature = temperature
         self.companion: object = None
@@ -159,7 +172,12 @@ def build_user_model(base: Base, options: ModelSection, runtime: Runtime, seed: 
             parameter.requires_grad_(options.adapter == "lora")
         elif ".lora_B." in name:
             parameter.data.zero_()
-    return UserModel(adapted, scale, options.temperature)
+    return UserModel(adapted, scale, options.temperature, _rating_head(backbone, options, runtime))
+
+
+def rating_scale(options: ModelSection) -> RatingScale:
+    """The public scale of ratings as configured."""
+    return RatingScale(options.rating_low, options.rating_high)
 
 
 def input_scale(backbone: PreTrainedModel) -> float:
@@ -194,6 +212,7 @@ def row_losses(
 ) -> Tensor:
     """Cross-entropy over the catalogue, the mean over each row's positions: ``[rows] float32``.
 
+    A model with a rating head adds its weight times the mean squared error of the row's ratings.
     Nothing in a row's loss depends on another row: padding stands at the right of a causal model
     and is left out of the mean; the normaliser runs over the public catalogue.
 
@@ -212,7 +231,11 @@ def row_losses(
     owner = valid.nonzero()[:, 0]
     count = valid.sum(1).clamp(min=1)
     total = torch.zeros(len(count), device=losses.device).index_add(0, owner, losses)
-    return total / count
+    means = total / count
+    head: RatingHead | None = getattr(model, "rating_head", None)
+    if head is None:
+        return means
+    return means + head.weight * head.losses(items, rows.targets, prior, rows.ratings)
 
 
 def last_hidden(model: UserModel, windows: Tensor, lengths: Tensor, items: Tensor) -> Tensor:
@@ -251,6 +274,15 @@ def _layer_stack(model: nn.Module) -> nn.ModuleList:
         f"{type(model).__name__}: no stack of layers found under {', '.join(LAYER_STACKS)}; "
         "tacit knows BERT-type and GPT-type bases"
     )
+
+
+def _rating_head(
+    backbone: PreTrainedModel, options: ModelSection, runtime: Runtime
+) -> RatingHead | None:
+    if not options.rating_weight:
+        return None
+    dim = int(backbone.config.hidden_size)
+    return RatingHead(dim, rating_scale(options), options.rating_weight).to(runtime.device)
 
 
 def _has_conv1d(model: nn.Module) -> bool:

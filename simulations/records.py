@@ -139,6 +139,26 @@ class PrivateEvaluationRecord(Line):
     users: float
 
 
+class RatingRecord(Line):
+    """Errors of predicted ratings on the held-out item of each of ``users``, in units of the scale.
+
+    ``low`` and ``high`` are the 95% interval of the RMSE minus that of the users' own means, paired
+    over users; None for what is compared with.
+    """
+
+    event: Literal["rating"] = "rating"
+    method: str
+    label: str
+    epsilon: Epsilon
+    noise: NoiseName
+    users: Count
+    rmse: Size
+    mae: Size
+    low: float | None = None
+    high: float | None = None
+    private: bool
+
+
 class ComparisonRecord(Line):
     """Method ``a`` minus method ``b``, paired over users, with its 95% interval."""
 
@@ -208,6 +228,7 @@ Record = (
     | EvaluationRecord
     | ResultRecord
     | PrivateEvaluationRecord
+    | RatingRecord
     | ComparisonRecord
     | OrganisationRecord
     | ExampleRecord

@@ -20,6 +20,7 @@ from simulations.records import (
     ExampleRecord,
     GuaranteeRecord,
     OrganisationRecord,
+    RatingRecord,
     Record,
     ReleaseSummary,
     ResultRecord,
@@ -31,7 +32,17 @@ from simulations.records import (
 
 MOST_EXAMPLES = 3
 MOST_BARS = 40
-FILTERS = ("epsilon", "delta", "factor", "signed", "bytes", "seconds", "compared", "release")
+FILTERS = (
+    "epsilon",
+    "delta",
+    "factor",
+    "signed",
+    "bytes",
+    "seconds",
+    "compared",
+    "release",
+    "rating_protection",
+)
 RUNS: dict[RunName, tuple[str, str]] = {
     "private": ("This run", "--private"),
     "noise_free": ("The same without noise", "--noise-free"),
@@ -139,6 +150,7 @@ def _context(records: Sequence[Record], cutoff: int) -> dict[str, object]:
         "headline": next((m for m in methods if m.result.method == "federation"), None),
         "methods": methods,
         "comparisons": _latest(records, ComparisonRecord, lambda r: (r.a, r.b, r.metric)),
+        "ratings": _latest(records, RatingRecord, lambda r: (r.method, r.epsilon, r.noise)),
         "results_chart": _results_chart(methods, cutoff),
         "rounds": _rounds(records),
         "rounds_chart": _rounds_chart(records, cutoff, guarantee),

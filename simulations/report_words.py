@@ -1,7 +1,7 @@
 """Numbers and sentences of the report, for a person to read; epsilon and delta never round down."""
 
 from shared.words import delta_text, epsilon_text, plural
-from simulations.records import DatasetRecord, GuaranteeRecord, ResultRecord
+from simulations.records import DatasetRecord, GuaranteeRecord, RatingRecord, ResultRecord
 
 FEDERATED = ("statistics", "adapter", "federation")
 
@@ -37,14 +37,27 @@ def method_text(result: ResultRecord) -> str:
 
 def protection_text(result: ResultRecord) -> str:
     """What protects the users behind a row."""
-    if result.private:
-        simulated = ", one noise for the sum" if result.noise == "shared" else ""
-        return f"ε = {epsilon_text(result.epsilon)}{simulated}"
-    if result.method == "zero_shot":
+    if not result.private and result.method == "zero_shot":
         return "not trained"
-    if result.method not in FEDERATED:
+    if not result.private and result.method not in FEDERATED:
         return "none: histories pooled"
-    return "none: no noise" if result.noise == "none" else "none: noise can be repeated"
+    return _noise_text(result)
+
+
+def rating_protection_text(rating: RatingRecord) -> str:
+    """What protects the users behind a prediction of ratings."""
+    if rating.method == "user_mean":
+        return "stays with the user"
+    if rating.method == "global_mean":
+        return "none: ratings pooled"
+    return _noise_text(rating)
+
+
+def _noise_text(record: ResultRecord | RatingRecord) -> str:
+    if record.private:
+        simulated = ", one noise for the sum" if record.noise == "shared" else ""
+        return f"ε = {epsilon_text(record.epsilon)}{simulated}"
+    return "none: no noise" if record.noise == "none" else "none: noise can be repeated"
 
 
 def compared_text(name: str) -> str:

@@ -31,11 +31,13 @@ from simulations import records
 from simulations.federate import Outcome, TrainingClock, federate, outcome_scorer, scorer
 from simulations.methods import Result, baseline, cold_slice, federated
 from simulations.progress import EpsilonCurve, ProgressObserver, Screen
+from simulations.ratings import rating_lines
 from simulations.report import write_report
 from simulations.tables import (
     print_examples,
     print_organisations,
     print_private_evaluation,
+    print_ratings,
     print_results,
 )
 from simulations.world import World, build_world
@@ -154,12 +156,18 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
             folder = directory / "noise_free"
             twin, _ = _federation(world, bare, folder, "noise_free", path, screen)
         results = evaluate_all(world, config, private, twin, screen)
+        ratings: list[records.RatingRecord] = []
+        if config.model.rating_weight:
+            runs = [(private, config)] + ([] if twin is None else [(twin, without_noise(config))])
+            with screen.stage("Predicting ratings"):
+                ratings = rating_lines(world, config, runs)
     for result in results:
         records.append_record(path, result_record(result, config, private.plan))
     organisations = organisation_records(directory, config, len(world.organisations))
     examples = example_records(world, config, private)
     timings = [records.TimingRecord(stage=k, seconds=v) for k, v in screen.timings.items()]
     last: list[records.Record] = [
+        *ratings,
         *comparisons(results, config),
         *organisations,
         *examples,
@@ -169,6 +177,8 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
         records.append_record(path, record)
     report = write_report(directory)
     print_results(console, results, config)
+    if config.model.rating_weight:
+        print_ratings(console, ratings)
     if told is not None:
         print_private_evaluation(console, told)
     print_organisations(console, organisations, private.plan)

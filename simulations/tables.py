@@ -9,7 +9,14 @@ from shared.config import Config
 from shared.plan import PrivacyPlan
 from shared.words import thousandths_text
 from simulations.methods import Result
-from simulations.records import ExampleRecord, OrganisationRecord, PrivateEvaluationRecord
+from simulations.records import (
+    ExampleRecord,
+    OrganisationRecord,
+    PrivateEvaluationRecord,
+    RatingRecord,
+)
+
+NOISE_WORDS = {"own": "own noise", "shared": "noise once, simulated"}
 
 
 def print_results(console: Console, results: Sequence[Result], config: Config) -> None:
@@ -41,8 +48,43 @@ def privacy_words(result: Result) -> str:
     if result.epsilon is None:
         central = result.method not in ("statistics", "adapter", "federation")
         return "none, data pooled" if central and result.method != "zero_shot" else "none"
-    noise = {"own": "own noise", "shared": "noise once, simulated"}[result.noise]
-    return f"epsilon {result.epsilon:g}, {noise}"
+    return f"epsilon {result.epsilon:g}, {NOISE_WORDS[result.noise]}"
+
+
+def print_ratings(console: Console, ratings: Sequence[RatingRecord]) -> None:
+    """Errors of predicted ratings."""
+    if not ratings:
+        console.print(
+            "  [yellow]model.rating_weight is above 0, but no held-out interaction has a rating: "
+            "the errors of predicted ratings are unknown.[/yellow]"
+        )
+        return
+    table = Table(title=f"Predicting the rating of the held-out item ({ratings[0].users:,} users)")
+    table.add_column("Prediction")
+    table.add_column("Privacy")
+    for name in ("RMSE", "MAE", "RMSE minus user's mean"):
+        table.add_column(name, justify="right")
+    for record in ratings:
+        head = record.low is not None and record.high is not None
+        table.add_row(
+            record.label,
+            rating_privacy_words(record),
+            f"{record.rmse:.3f}",
+            f"{record.mae:.3f}",
+            f"{record.low:+.3f} to {record.high:+.3f}" if head else "",
+            style="bold" if head else None,
+        )
+    console.print(table)
+    console.print("  In units of the scale; the interval is of a paired bootstrap over users, 95%.")
+
+
+def rating_privacy_words(record: RatingRecord) -> str:
+    """What protects the users behind a prediction."""
+    if record.method == "rating_head":
+        if record.epsilon is None:
+            return "none"
+        return f"epsilon {record.epsilon:g}, {NOISE_WORDS[record.noise]}"
+    return "none, data pooled" if record.method == "global_mean" else "stays with the user"
 
 
 def print_organisations(

@@ -29,6 +29,13 @@ Damping = Annotated[
 ]
 Seen = Annotated[bool, typer.Option("--seen", help="Recommend what the user has had, too.")]
 Reasons = Annotated[bool, typer.Option("--reasons", help="Say what carried each line.")]
+Writer = Annotated[
+    str,
+    typer.Option(
+        help="Causal language model that writes sentences: smollm2, a directory, or templates for "
+        "none; default: smollm2 where its package is installed."
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Parquet file to write.")]
 
 

@@ -25,7 +25,9 @@ from shared.catalogue import Catalogue
 from shared.encoder import TextEncoder, Vectors
 from shared.errors import ConfigError, DataError
 from shared.histories import PrivateHistories
+from shared.ratings import mean_ratings, predicted_ratings
 from shared.scoring import Blend, Ints, Scorer, Scores, Targets
+from shared.user_model import rating_scale
 
 # A user's identifier, or a history as identifiers of items in order of time.
 Subject = str | Sequence[str]
@@ -136,6 +138,27 @@ class Recommender:
         """
         histories = self._history(subject)
         return interests_of(histories.row(0), histories.times, self.attributes, len(self.catalogue))
+
+    def predict_ratings(self, subject: Subject, item_ids: Sequence[str]) -> list[float] | None:
+        """Ratings that a user would give to items; None where none are learnt.
+
+        A history that is given as items has no ratings, so the middle of the scale stands for its
+        mean.
+
+        Raises:
+            DataError: if there is no such user or item.
+        """
+        scorer = self.scorer
+        if scorer.adapter is None or not scorer.config.model.rating_weight:
+            return None
+        scale = rating_scale(scorer.config.model)
+        places = np.array([self.item_place(item) for item in item_ids], dtype=np.int64)
+        means = mean_ratings(self._history(subject), scale)
+        statistics = scorer.statistics
+        found = predicted_ratings(
+            scorer.adapter, scale, means, scorer.vectors, statistics.log_popularity, places
+        )
+        return [float(rating) for rating in found[0]]
 
     def recent(self, subject: Subject, count: int) -> list[int]:
         """Places of the newest items of a history, newest first."""

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from shared.config import load_config
 from shared.errors import ConfigError
 from shared.files import write_json
+from simulations.bench.local_cli import lists_command, serve_command
+from simulations.bench.printing import measured_table
 from simulations.options import ConfigFile, DataSource, JsonFile, Overrides, WarmStart
 
 if TYPE_CHECKING:
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
     from simulations.bench.deployment import DeploymentRow
     from simulations.bench.ingest import IngestRow
     from simulations.bench.round import RoundRow
+    from simulations.bench.search import SearchRow
     from simulations.bench.step import StepRow
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure accuracy and speed on this machine.")
+bench_app.command("lists")(lists_command)
+bench_app.command("serve")(serve_command)
 
 SETTINGS = ("none", "shared:8", "shared:2", "own:8")
 
@@ -194,6 +198,28 @@ def round_(
         write_json(json_file, {"rows": [asdict(row) for row in rows]})
 
 
+@bench_app.command()
+def search(
+    data: DataSource = None,
+    config_file: ConfigFile = None,
+    set_: Overrides = None,
+    items: Annotated[list[int] | None, typer.Option(min=1000, help="May be given often.")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Of each way.")] = 200,
+    approximate: Annotated[bool, typer.Option(help="Time faiss too, if installed.")] = True,
+    json_file: JsonFile = None,
+) -> None:
+    """Find the best ten of made-up catalogues, exactly and approximately."""
+    from simulations.bench.search import measure
+
+    config = load_config(config_file, set_ or [], {} if data is None else {"data.source": data})
+    console = Console()
+    with console.status("Reading data") as status:
+        rows = measure(config, items or [10_000, 1_000_000], queries, approximate, status.update)
+    print_search(console, rows)
+    if json_file is not None:
+        write_json(json_file, {"rows": [asdict(row) for row in rows]})
+
+
 def parse_setting(text: str) -> "Setting":
     """A noise setting from ``own:8``, ``shared:8`` or ``none``.
 
@@ -216,7 +242,7 @@ def parse_setting(text: str) -> "Setting":
 
 def print_accounting(console: Console, rows: "Sequence[AccountingRow]") -> None:
     """Epsilon and seconds of each accountant."""
-    table = _table("Accountant", "Rounds", "Settings", "Epsilon", "Seconds", left=1)
+    table = measured_table("Accountant", "Rounds", "Settings", "Epsilon", "Seconds", left=1)
     for row in rows:
         table.add_row(
             row.accountant,
@@ -230,7 +256,7 @@ def print_accounting(console: Console, rows: "Sequence[AccountingRow]") -> None:
 
 def print_audit(console: Console, rows: "Sequence[AuditRow]") -> None:
     """Lower bounds beside claims, and what the canaries cost."""
-    table = _table(
+    table = measured_table(
         "Claim", "Sigma", "At least", "Of it", "Tests", "s a step", "without", "Change", left=0
     )
     for row in rows:
@@ -250,7 +276,9 @@ def print_audit(console: Console, rows: "Sequence[AuditRow]") -> None:
 
 def print_deployment(console: Console, rows: "Sequence[DeploymentRow]") -> None:
     """Seconds of each way to run the same federation."""
-    table = _table("Way", "Orgs", "Users", "Rounds", "Start", "Round 1", "Round", "MB", left=1)
+    table = measured_table(
+        "Way", "Orgs", "Users", "Rounds", "Start", "Round 1", "Round", "MB", left=1
+    )
     for row in rows:
         table.add_row(
             row.name,
@@ -272,7 +300,9 @@ def print_accuracy(
     """Means over draws, with the standard error over users and the spread over draws."""
     if rows:
         console.print(f"{rows[0].data}, {rows[0].protocol}; mean ± standard error (spread)")
-    table = _table("Method", "Noise", "Epsilon", "HR@k", "NDCG@k", "Cold NDCG@k", "Draws", left=2)
+    table = measured_table(
+        "Method", "Noise", "Epsilon", "HR@k", "NDCG@k", "Cold NDCG@k", "Draws", left=2
+    )
     for row in rows:
         table.add_row(
             row.label,
@@ -295,7 +325,9 @@ def print_accuracy(
 
 def print_ingest(console: Console, rows: "Sequence[IngestRow]") -> None:
     """Seconds and memory of a process that does nothing else."""
-    table = _table("Source", "Task", "Interactions", "Seconds", "Of processor", "Peak MB", left=2)
+    table = measured_table(
+        "Source", "Task", "Interactions", "Seconds", "Of processor", "Peak MB", left=2
+    )
     for row in rows:
         table.add_row(
             row.source,
@@ -310,7 +342,7 @@ def print_ingest(console: Console, rows: "Sequence[IngestRow]") -> None:
 
 def print_steps(console: Console, rows: "Sequence[StepRow]") -> None:
     """Users a second, and how that compares."""
-    table = _table("Step", "Users a second", "Times non-private", "Of matrix rate", left=1)
+    table = measured_table("Step", "Users a second", "Times non-private", "Of matrix rate", left=1)
     for row in rows:
         table.add_row(
             row.name,
@@ -323,7 +355,9 @@ def print_steps(console: Console, rows: "Sequence[StepRow]") -> None:
 
 def print_rounds(console: Console, rows: "Sequence[RoundRow]") -> None:
     """Seconds, with their range."""
-    table = _table("Time", "Data", "Organisations", "Samples", "Median s", "Range s", left=2)
+    table = measured_table(
+        "Time", "Data", "Organisations", "Samples", "Median s", "Range s", left=2
+    )
     for row in rows:
         table.add_row(
             row.name,
@@ -336,11 +370,24 @@ def print_rounds(console: Console, rows: "Sequence[RoundRow]") -> None:
     console.print(table)
 
 
-def _table(*columns: str, left: int) -> Table:
-    table = Table()
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < left else "right")
-    return table
+def print_search(console: Console, rows: "Sequence[SearchRow]") -> None:
+    """Milliseconds, memory and recall of each way."""
+    table = measured_table(
+        "Way", "Items", "Dim", "p50 ms", "p99 ms", "MB", "Build s", "Recall@10", left=1
+    )
+    for row in rows:
+        table.add_row(
+            row.method,
+            f"{row.items:,}",
+            str(row.dim),
+            f"{row.p50_ms:.2f}",
+            f"{row.p99_ms:.2f}",
+            f"{row.size_mb:,.0f}",
+            f"{row.build_s:.1f}",
+            f"{row.recall10:.4f}",
+        )
+    console.print(table)
+    console.print("  MB beside the vectors; at once: wall time over queries.")
 
 
 def _figure(mean: float, error: float, spread: float | None) -> str:

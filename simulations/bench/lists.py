@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from client.recommend.generative import able_to_generate
 from client.recommend.query import Delivery, Query
 from client.recommend.recommender import Recommender
 from shared.config import Config
@@ -87,7 +88,7 @@ def measure(
             chosen = np.sort(
                 np.random.default_rng(SEED).choice(users, min(sample, len(users)), replace=False)
             )
-            generated = replace(recommender, generate=generator(world))
+            generated = able_to_generate(recommender)
             lists = _generated(generated, chosen, told)
             one = evaluated(lists, split, chosen, world.items)
             usual = evaluated(recommender.ranked(chosen, USUAL), split, chosen, world.items)

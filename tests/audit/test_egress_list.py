@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from audit.bundle import read_evidence, write_bundle
 from audit.cli import audit_app
-from audit.egress import list_egress, write_csv
+from audit.egress import write_csv
+from shared.departures import list_egress
 
 House = Any
 

@@ -21,10 +21,10 @@ from audit.explain import (
     explain_pair,
     print_explanation,
 )
-from audit.spending import read_contents
 from audit.views_cli import explain_command
 from shared.accounting import Event
 from shared.errors import PrivacyError
+from shared.spending import read_contents
 
 PAIRS = [(0.0, 0.0), (0.5, 0.0), (1.0, 1e-5), (3.0, 0.01), (8.0, 5e-4)]
 

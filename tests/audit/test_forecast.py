@@ -16,7 +16,6 @@ from scipy.stats import norm
 from typer.testing import CliRunner
 
 from audit.forecast import Forecast, Setting, forecast, largest, print_forecast
-from audit.spending import Contents, Spend, read_contents, running_epsilons
 from audit.views_cli import forecast_command
 from shared.accounting import LARGEST_COUNT, Event, epsilon_checked, merged
 from shared.entries import Intent, Opening
@@ -28,6 +27,7 @@ from shared.policy import (
     OrganisationRules,
     Policy,
 )
+from shared.spending import Contents, Spend, read_contents, running_epsilons
 
 DELTA = 1e-5
 SERVERS = ("ab" * 32, "cd" * 32)
@@ -65,7 +65,8 @@ def _contents(intents: Sequence[Intent], epsilon: float = 2.0, apart: bool = Fal
         federations=FederationRules(allowed=SERVERS if apart else ()),
     )
     opening = Opening("", {}, "", "user", "add or remove one user", "", "federation")
-    spends = [Spend("2026-11-25T03:57:10.123+00:00", intent, ()) for intent in intents]
+    at = "2026-11-25T03:57:10.123+00:00"
+    spends = [Spend(n, at, intent, ()) for n, intent in enumerate(intents, start=2)]
     return Contents(opening, [(1, "", policy)], spends)
 
 

@@ -10,6 +10,7 @@ import pytest
 from client.recommend.query import Filter, Query
 from client.recommend.recommender import Recommender
 from shared.catalogue import Catalogue
+from shared.config import Config
 from shared.errors import ConfigError, DataError
 from shared.histories import PrivateHistories
 from shared.statistics import Statistics
@@ -187,3 +188,25 @@ def test_no_text_of_a_need_is_kept(
     recommender.recommend("u0", Query(need="something only I would ask"))
     recommender.explain("u0", ["f7"], Query(need="something only I would ask"))
     assert not (tmp_path / "cache").exists()
+
+
+def test_no_rating_is_predicted_where_none_were_learnt(recommender: Recommender) -> None:
+    assert recommender.predict_ratings("u0", ["f1"]) is None
+
+
+def test_a_predicted_rating_is_the_users_own_mean_and_what_the_head_says_of_the_item(
+    recommender: Recommender, settings: Config
+) -> None:
+    model = settings.model.model_copy(update={"rating_weight": 1.0})
+    scorer = recommender.scorer
+    head = np.zeros((1, scorer.vectors.shape[1] + 1), dtype=np.float32)
+    arrays = {"rating_head.linear.weight": head, "rating_head.linear.bias": np.zeros(1, np.float32)}
+    changed = replace(
+        scorer,
+        config=settings.model_copy(update={"model": model}),
+        adapter={**(scorer.adapter or {}), **arrays},
+    )
+    rated = replace(recommender, scorer=changed)
+    # Their ratings are 5, 4, 3 and 2; of a history in hand none is known.
+    assert rated.predict_ratings("u0", ["f1", "f2"]) == pytest.approx([3.5, 3.5])
+    assert rated.predict_ratings(["f1"], ["f2"]) == pytest.approx([3.0])

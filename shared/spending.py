@@ -23,8 +23,9 @@ from shared.policy import Policy
 
 @dataclass(frozen=True)
 class Spend:
-    """An intent, when it was written, and what left for it, once for each time that it was sent."""
+    """An intent, at its place in the ledger, and what left for it, as often as it was sent."""
 
+    record: int
     at: str
     intent: Intent
     releases: Sequence[Release]
@@ -151,7 +152,7 @@ def read_contents(stored: Sequence[Sealed]) -> Contents:
             "the ledger has no opening record that can be read: it says neither whose it is nor "
             "what was allowed; tacit audit verify lists its faults"
         )
-    spends = [Spend(at, intent, sent.get(n, ())) for n, (at, intent) in intents.items()]
+    spends = [Spend(n, at, intent, sent.get(n, ())) for n, (at, intent) in intents.items()]
     return Contents(opening, policies, spends)
 
 

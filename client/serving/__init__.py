@@ -1,0 +1,1 @@
+"""Recommendations over HTTP at one organisation: the service and its page."""
