@@ -15,6 +15,7 @@ from client.data.store import read_store, write_store
 from client.gate import Gate, Resident
 from client.ledger import Ledger
 from client.releases import Identity
+from client.settings import AgentSettings, settings_path
 from client.trainer import Trainable
 from shared.catalogue import Catalogue
 from shared.config import Config, from_run_config
@@ -141,6 +142,7 @@ def create_organisation(run: Path, number: int, dataset: Dataset, config: Config
         dataset.catalogue,
         dataset.histories.select(part.users),
         split(dataset.histories, config.evaluation.protocol, "test").train.select(part.users),
+        config,
     )
 
 
@@ -151,14 +153,20 @@ def write_organisation(
     catalogue: Catalogue,
     histories: PrivateHistories,
     training: PrivateHistories,
+    config: Config,
 ) -> None:
-    """Write the folder's files; ``organisation.json`` last, as the sign that it is whole."""
+    """Write the folder's files; ``organisation.json`` last, as the sign that it is whole.
+
+    With ``agent.toml`` every command of ``tacit client`` works on a simulated organisation.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     name = policy.organisation.name
     write_store(directory / "histories.duckdb", name, catalogue, histories)
     write_store(directory / "training.duckdb", name, catalogue, training)
     with atomic_path(directory / "policy.toml") as temporary:
         temporary.write_text(to_toml(policy, above=True))
+    with atomic_path(settings_path(directory)) as temporary:
+        temporary.write_text(to_toml(AgentSettings.of_run(config), above=True))
     write_json(
         directory / "organisation.json",
         {"number": number, "population": population_of(directory, histories)},

@@ -77,6 +77,24 @@ class AgentSettings(Section):
         )
 
     @classmethod
+    def of_run(cls, config: Config) -> Self:
+        """Those of a simulated organisation: the run's own."""
+        return cls(
+            data=config.data,
+            base=OwnBaseSection(
+                name=config.base.name,
+                precision=config.base.precision,
+                warm_start=config.model.warm_start,
+            ),
+            machine=MachineSection(
+                threads=config.run.threads,
+                device=config.run.device,
+                micro_batch_rows=config.training.micro_batch_rows,
+            ),
+            audit=config.audit,
+        )
+
+    @classmethod
     def load(cls, path: Path) -> Self:
         """Read ``agent.toml``.
 

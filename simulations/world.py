@@ -104,6 +104,7 @@ class World:
                 self.dataset.catalogue,
                 histories,
                 self.test.train.select(part.users),
+                config,
             )
 
     def agents(self, config: Config, directory: Path) -> list[Agent]:

@@ -1,6 +1,7 @@
 """Terms and numbers in a catalogue's public attributes: what filters and themes are made of."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -9,6 +10,8 @@ import numpy.typing as npt
 
 from shared.catalogue import Catalogue
 
+# A column whose terms have more words than this on average is prose.
+LONGEST_MEAN = 3
 SEPARATORS = re.compile(r"\s*[|;,/]\s*")
 
 
@@ -38,17 +41,22 @@ class Attributes:
 
     @cached_property
     def frequency(self) -> Mapping[tuple[str, str], int]:
-        """How many items have a term, by ``(column, term)``; without numbers, which are no themes.
+        """How many items have a term, by ``(column, term)``: the terms that can be themes.
 
-        A term of one item alone is no theme either, and is left out.
+        Numbers are none, nor what one item alone has, nor parts of a column of prose.
         """
         counts: dict[tuple[str, str], int] = {}
         for column, values in self._catalogue.attributes.items():
-            for value in values:
-                for term in set(SEPARATORS.split(value)):
-                    if term and np.isnan(_number(term)):
-                        counts[column, term] = counts.get((column, term), 0) + 1
-        return {key: count for key, count in counts.items() if count > 1}
+            own = Counter(
+                term
+                for value in values
+                for term in set(SEPARATORS.split(value))
+                if term and np.isnan(_number(term))
+            )
+            words = sum(len(term.split()) * count for term, count in own.items())
+            if words <= LONGEST_MEAN * own.total():
+                counts |= {(column, term): count for term, count in own.items() if count > 1}
+        return counts
 
 
 def _number(text: str) -> float:

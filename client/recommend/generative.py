@@ -177,7 +177,7 @@ def _read(causal: CausalModel, cache: Any, prompt: Tensor, alive: list[_Beam], r
         input_ids=torch.tensor([[beam.token for beam in alive]], device=device),
         attention_mask=mask[None, None].to(device),
         position_ids=length + depths,
-        past_key_values=cache,
+        cache=cache,
         use_cache=True,
     )
 

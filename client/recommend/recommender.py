@@ -125,6 +125,11 @@ class Recommender:
             texts = [self.catalogue.texts[place] for place in places]
             words = word_reasons(texts, self.text_vectors, targets.directions["need"][0])
         lines = self._lines(places, targets)
+        # Where the text is further from what is wanted than most, nothing of it matched.
+        words = [
+            found if line.parts.get("need", 0.0) > 0.0 else ()
+            for line, found in zip(lines, words, strict=True)
+        ]
         return [
             Explanation(line.item_id, line.title, line.score, line.parts, named, together, matched)
             for line, (named, together), matched in zip(lines, history, words, strict=True)

@@ -157,9 +157,7 @@ def generate(
     for _ in range(MOST_TOKENS[grounds.kind]):
         if stop.is_set():
             return None
-        output = causal.model(
-            input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
+        output = causal.model(input_ids=tokens, cache=cache, use_cache=True, logits_to_keep=1)
         cache = output.past_key_values
         token = _next(causal, output.logits[0, -1].float().cpu(), text, grounds, generator)
         if token is None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from shared.config import load_config
 from shared.errors import ConfigError
 from shared.files import write_json
-from simulations.bench.local_cli import lists_command, serve_command
+from simulations.bench.local_cli import lists_command, serve_command, words_command
 from simulations.bench.printing import measured_table
 from simulations.options import ConfigFile, DataSource, JsonFile, Overrides, WarmStart
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 bench_app = typer.Typer(no_args_is_help=True, help="Measure accuracy and speed on this machine.")
 bench_app.command("lists")(lists_command)
 bench_app.command("serve")(serve_command)
+bench_app.command("words")(words_command)
 
 SETTINGS = ("none", "shared:8", "shared:2", "own:8")
 

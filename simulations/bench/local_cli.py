@@ -1,4 +1,4 @@
-"""``tacit bench lists`` and ``tacit bench serve``: what local recommending is worth and takes."""
+"""``tacit bench lists``, ``serve`` and ``words``: what local recommending is worth and takes."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,6 +16,7 @@ from simulations.options import ConfigFile, DataSource, JsonFile, Overrides
 if TYPE_CHECKING:
     from simulations.bench.lists import ListRow
     from simulations.bench.serve import ServeRow
+    from simulations.bench.words import WordsRow
 
 
 def lists_command(
@@ -62,6 +63,35 @@ def serve_command(
     print_serving(console, rows)
     if json_file is not None:
         write_json(json_file, {"rows": [asdict(row) for row in rows]})
+
+
+def words_command(
+    data: DataSource = None,
+    config_file: ConfigFile = None,
+    set_: Overrides = None,
+    users: Annotated[int, typer.Option(min=1, help="Who are described.")] = 20,
+    k: Annotated[int, typer.Option("-k", min=0, help="Recommendations of each.")] = 5,
+    json_file: JsonFile = None,
+) -> None:
+    """Have SmolLM2 describe users, and count what did not pass the check against the facts."""
+    from simulations.bench.words import measure
+
+    config = load_config(config_file, set_ or [], {} if data is None else {"data.source": data})
+    console = Console()
+    with console.status("Reading data") as status:
+        rows = measure(config, users, k, status.update)
+    print_words(console, rows)
+    if json_file is not None:
+        write_json(json_file, {"rows": [asdict(row) for row in rows]})
+
+
+def print_words(console: Console, rows: "Sequence[WordsRow]") -> None:
+    """Who wrote what was said."""
+    table = measured_table("Text", "Texts", "At once", "Retry", "Template", "s a text", left=1)
+    for row in rows:
+        shares = [f"{share:.0%}" for share in (row.first_try, row.retried, row.fallbacks)]
+        table.add_row(row.kind, str(row.texts), *shares, f"{row.seconds:.1f}")
+    console.print(table)
 
 
 def print_lists(console: Console, rows: "Sequence[ListRow]") -> None:

@@ -91,7 +91,7 @@ def measure(
         os.environ["TACIT_CACHE"] = str(Path(scratch) / "cache")
         try:
             told(f"Making {items:,} items and {users:,} users")
-            make_shop(folder, items, users, LENGTH, config, config.run.threads)
+            make_shop(folder, items, users, LENGTH, config)
             rows = _serve(folder, config, items, users, rate, seconds, told)
             if batch:
                 told(f"Lists for {users:,} users")

@@ -7,7 +7,6 @@ from safetensors.numpy import save_file
 
 from client.directory import experiment_policy, write_organisation
 from client.releases import Identity
-from client.settings import AgentSettings, settings_path
 from shared.adapters import Arrays, adapter_arrays, load_arrays, save_adapter
 from shared.catalogue import Catalogue
 from shared.config import Config
@@ -16,7 +15,6 @@ from shared.encoder import Vectors, encode_texts, put_vectors
 from shared.files import atomic_directory, write_json
 from shared.histories import PrivateHistories
 from shared.models import LoadedModel, load_model
-from shared.sections import to_toml
 from shared.settings import shared_settings
 
 COVERED = 400
@@ -27,9 +25,7 @@ NOISE = 0.5
 SEED = 0
 
 
-def make_shop(
-    folder: Path, items: int, users: int, length: int, config: Config, threads: int
-) -> None:
+def make_shop(folder: Path, items: int, users: int, length: int, config: Config) -> None:
     """Write an organisation's folder: data, settings, statistics and an adapter.
 
     Vectors of items beyond ``ENCODED`` are put into the cache on disk as if the base model had
@@ -40,8 +36,7 @@ def make_shop(
         items: of the catalogue.
         users: with a history each.
         length: of a history.
-        config: whose base, model and weights apply.
-        threads: of the service.
+        config: whose base, model, weights and machine apply.
     """
     random = np.random.default_rng(SEED)
     catalogue = _catalogue(items)
@@ -56,9 +51,7 @@ def make_shop(
         np.tile(np.arange(length, dtype=np.float64) * 86_400.0, users),
     )
     policy = experiment_policy(config, Identity("Shop", 0, users), users)
-    write_organisation(folder, 0, policy, catalogue, histories, histories)
-    settings = AgentSettings.model_validate({"machine": {"threads": threads, "device": "cpu"}})
-    settings_path(folder).write_text(to_toml(settings, above=True))
+    write_organisation(folder, 0, policy, catalogue, histories, histories, config)
     covered = min(COVERED, items)
     transition = random.random((covered, covered))
     (folder / "delivered").mkdir()

@@ -46,6 +46,12 @@ def test_numbers_and_terms_of_a_single_item_are_no_themes() -> None:
     assert interests_of(np.array([0]), np.zeros(1), Attributes(single), 2).themes == ()
 
 
+def test_parts_of_prose_are_no_themes() -> None:
+    prose = tuple(f"In {place}, a long tale of two people and a very old house" for place in "xxyy")
+    told = Catalogue(("a", "b", "c", "d"), ("A", "B", "C", "D"), {"summary": prose})
+    assert interests_of(np.array([0]), np.zeros(1), Attributes(told), 4).themes == ()
+
+
 def test_drift_shows_in_the_periods_oldest_first() -> None:
     row = [*range(1, 10), 1, *range(11, 20), 11]
     interests = interests_of(np.array(row), np.arange(20.0), ATTRIBUTES, 20)

@@ -127,6 +127,15 @@ def test_without_a_need_no_words_are_named(recommender: Recommender) -> None:
     assert one.words == ()
 
 
+def test_no_word_of_a_text_that_is_far_from_the_need_is_named(recommender: Recommender) -> None:
+    items = [f"f{place}" for place in range(24)]
+    found = recommender.explain("u0", items, Query(need="a film about love and romance"))
+    assert any(one.parts["need"] <= 0.0 for one in found)
+    for one in found:
+        if one.parts["need"] <= 0.0:
+            assert one.words == ()
+
+
 def test_reasons_follow_the_weights_of_the_query(recommender: Recommender) -> None:
     (hybrid,) = recommender.explain("u0", ["f6"], Query())
     (content,) = recommender.explain("u0", ["f6"], Query(mode="content"))
