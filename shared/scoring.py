@@ -161,8 +161,14 @@ class Scorer:
         users: Ints,
         need: Vectors | None = None,
         blend: Blend | None = None,
+        states: Scores | None = None,
     ) -> Targets:
-        """What users look for; arguments as of ``fused``."""
+        """What users look for; arguments as of ``fused``.
+
+        Args:
+            histories, users, need, blend: as of ``fused``.
+            states: of the users, by ``states``, where they are known already.
+        """
         weights = blend or self.blend()
         options = self.config.statistics
         reach, moved = self._reach(histories, users, weights.cooccurrence)
@@ -170,7 +176,8 @@ class Scorer:
         offsets = {"cooccurrence": moved}
         raw: dict[str, tuple[Scores, float]] = {}
         if weights.adapter:
-            raw["adapter"] = self._states(histories, users), weights.adapter
+            known = self.states(histories, users) if states is None else states
+            raw["adapter"] = known, weights.adapter
         if weights.content:
             profile = text_profiles(self.vectors, histories, users, options.history_decay)
             raw["content"] = profile, weights.content
@@ -208,7 +215,7 @@ class Scorer:
 
         A user without history has 0 for every item.
         """
-        return np.asarray(self._states(histories, users) @ self.vectors.T)
+        return np.asarray(self.states(histories, users) @ self.vectors.T)
 
     def hidden(self, histories: PrivateHistories, users: Ints) -> Scores:
         """The user model's state after each history, ``[users, dim] float32``; 0 without one."""
@@ -249,7 +256,7 @@ class Scorer:
             )
         return found.float().cpu().numpy()
 
-    def _states(self, histories: PrivateHistories, users: Ints) -> Scores:
+    def states(self, histories: PrivateHistories, users: Ints) -> Scores:
         """Directions whose products with item vectors are the user model's scores."""
         hidden = self.hidden(histories, users)
         norms = np.linalg.norm(hidden, axis=1, keepdims=True)

@@ -29,6 +29,8 @@ from shared.ratings import mean_ratings, predicted_ratings
 from shared.scoring import Blend, Ints, Scorer, Scores, Targets
 from shared.user_model import rating_scale
 
+# Of users whose states are kept: some 150 MB at 384 dimensions.
+MOST_STATES = 100_000
 # A user's identifier, or a history as identifiers of items in order of time.
 Subject = str | Sequence[str]
 # Ranks by asking a language model: (history, need, k, excluded) to places and log probabilities.
@@ -78,7 +80,7 @@ class Recommender:
         allowed = allowed_items(query.filters, self.catalogue, self.attributes)
         if query.mode == "generative":
             return self._generated(row, query, seen, allowed)
-        targets = self._targets(query)(histories, np.array([0]))
+        targets = self._targets(query, self._state(subject, histories))(histories, np.array([0]))
         count = pool_size(query.k, query.diversity)
         places, scores = self.index.best(targets, 0, count, seen, allowed)
         vectors = self.scorer.vectors
@@ -227,14 +229,30 @@ class Recommender:
         offsets = np.array([0, len(items)], dtype=np.int64)
         return PrivateHistories(("",), offsets, items, np.zeros(len(items)))
 
-    def _targets(self, query: Query) -> TargetsOf:
+    @cached_property
+    def _kept_states(self) -> dict[str, Scores]:
+        return {}
+
+    def _state(self, subject: Subject, histories: PrivateHistories) -> Scores | None:
+        """The user model's state of a user, who is often asked about again with another need."""
+        if not isinstance(subject, str) or not self.scorer.blend().adapter:
+            return None
+        state = self._kept_states.get(subject)
+        if state is None:
+            state = self.scorer.states(histories, np.array([0]))
+            if len(self._kept_states) >= MOST_STATES:
+                self._kept_states.clear()
+            self._kept_states[subject] = state
+        return state
+
+    def _targets(self, query: Query, state: Scores | None = None) -> TargetsOf:
         """What users look for, by the weights and the wish of a query."""
         wish = self._wish(query)
 
         blend = self._blend(query)
 
         def targets(histories: PrivateHistories, users: Ints) -> Targets:
-            found = self.scorer.targets(histories, users, wish, blend)
+            found = self.scorer.targets(histories, users, wish, blend, state)
             if query.mode != "content" or wish is not None:
                 return found
             # Of someone of whom nothing is known there is still what many have.

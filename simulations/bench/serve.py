@@ -26,6 +26,7 @@ TACIT = Path(sys.executable).parent / "tacit"
 HOST = "127.0.0.1"
 START_S = 900.0
 ANSWER_S = 60.0
+IDLE_S = 10.0
 LENGTH = 50
 WARM_UP = 50
 K = 10
@@ -217,12 +218,36 @@ async def _answers(port: int) -> bool:
         return False
 
 
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
 class _Pool:
-    """Connections that are kept open, as many as are in use at once."""
+    """Connections that are kept open, as many as are in use at once.
+
+    The service closes idle ones after a while; none is used that is near it.
+    """
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._free: list[tuple[float, Connection]] = []
+
+    async def take(self) -> "Connection":
+        """One that is free, or a new one."""
+        while self._free:
+            since, (reader, writer) = self._free.pop()
+            if time.monotonic() - since < IDLE_S:
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(HOST, self.port)
+
+    def give_back(self, connection: "Connection") -> None:
+        """For the next request."""
+        self._free.append((time.monotonic(), connection))
+
+    def close(self) -> None:
+        """All that are free."""
+        for _, (_, writer) in self._free:
+            writer.close()
 
 
 async def _load(
@@ -251,19 +276,16 @@ async def _load(
             await asyncio.to_thread(put)
 
     await asyncio.gather(swap(), *(one(number, path) for number, path in enumerate(paths)))
-    for _, writer in pool.free:
-        writer.close()
+    pool.close()
     return latencies, errors
 
 
 async def _ask(pool: _Pool, path: str) -> bool:
     """Whether the answer is 200; it is read whole. A plain client: a library's costs as much."""
-    reader, writer = (
-        pool.free.pop() if pool.free else await asyncio.open_connection(HOST, pool.port)
-    )
+    reader, writer = await pool.take()
     writer.write(f"GET {path} HTTP/1.1\r\nHost: {HOST}:{pool.port}\r\n\r\n".encode())
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     length = head.partition("content-length:")[2].split("\r\n", 1)[0]
     await reader.readexactly(int(length or 0))
-    pool.free.append((reader, writer))
+    pool.give_back((reader, writer))
     return head.startswith("http/1.1 200")

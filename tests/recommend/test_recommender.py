@@ -13,6 +13,7 @@ from shared.catalogue import Catalogue
 from shared.config import Config
 from shared.errors import ConfigError, DataError
 from shared.histories import PrivateHistories
+from shared.scoring import Scorer
 from shared.statistics import Statistics
 
 MakeRecommender = Callable[..., Recommender]
@@ -210,3 +211,23 @@ def test_a_predicted_rating_is_the_users_own_mean_and_what_the_head_says_of_the_
     # Their ratings are 5, 4, 3 and 2; of a history in hand none is known.
     assert rated.predict_ratings("u0", ["f1", "f2"]) == pytest.approx([3.5, 3.5])
     assert rated.predict_ratings(["f1"], ["f2"]) == pytest.approx([3.0])
+
+
+def test_a_user_is_read_by_the_model_once(
+    make_recommender: MakeRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender, read = make_recommender(), []
+    states = Scorer.states
+
+    def counted(self: Scorer, *arguments: object) -> object:
+        read.append(arguments)
+        return states(self, *arguments)
+
+    monkeypatch.setattr(Scorer, "states", counted)
+    first = recommender.recommend("u0", Query(k=3))
+    assert recommender.recommend("u0", Query(k=3)) == first
+    recommender.recommend("u0", Query(need="robots"))
+    assert len(read) == 1
+    recommender.recommend(["f0"], Query())
+    recommender.recommend("u1", Query())
+    assert len(read) == 3
