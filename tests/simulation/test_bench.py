@@ -48,6 +48,7 @@ def test_accuracy_gives_a_row_for_every_method_of_every_setting(
             for method, part in (
                 ("statistics", "whole"),
                 ("statistics", "share"),
+                ("texts", "share"),
                 ("adapter", "whole"),
                 ("federation", "whole"),
             )
