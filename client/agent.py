@@ -37,7 +37,6 @@ from shared.plan import Mechanism
 from shared.policy import Policy
 from shared.randomness import PrivateRandom
 from shared.scoring import Scorer
-from shared.settings import shared_settings
 from shared.statistics import (
     AUTO_RANGE,
     Statistics,
@@ -376,10 +375,9 @@ class Agent:
 
     def _keep_settings(self, request: Request) -> None:
         """Whoever recommends with a delivery needs the settings that it was made under."""
-        # In a simulation they do not travel: both sides have the run's configuration.
-        settings = request.settings or shared_settings(self.config)
-        with atomic_path(self.directory / "delivered" / "settings.json") as temporary:
-            temporary.write_text(settings)
+        if request.settings:
+            with atomic_path(self.directory / "delivered" / "settings.json") as temporary:
+                temporary.write_text(request.settings)
 
     def _keep_judgement(self, judgement: Judgement) -> None:
         write_json(

@@ -3,7 +3,7 @@
 from shared.words import delta_text, epsilon_text, plural
 from simulations.records import DatasetRecord, GuaranteeRecord, RatingRecord, ResultRecord
 
-FEDERATED = ("statistics", "adapter", "federation")
+FEDERATED = ("statistics", "texts", "adapter", "federation")
 
 
 def signed_text(value: float) -> str:

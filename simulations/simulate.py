@@ -282,7 +282,7 @@ def evaluate_all(
 ) -> list[Result]:
     """Every row of the final table, on the test split."""
     results = []
-    with screen.stage("Evaluating on the test split", len(BASELINES) + 4) as stage:
+    with screen.stage("Evaluating on the test split", len(BASELINES) + 6) as stage:
         for done, method in enumerate(BASELINES):
             results.append(Result(method, None, "none", baseline(world, method, world.test)))
             stage.at(done + 1)
@@ -290,7 +290,7 @@ def evaluate_all(
             if outcome is None:
                 continue
             scores = outcome_scorer(world, run_config, outcome)
-            for method in ("statistics", "federation"):
+            for method in ("statistics", "texts", "federation"):
                 if method == "federation" and outcome.adapter is None:
                     continue
                 found = federated(world, method, world.test, scores)

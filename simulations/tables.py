@@ -15,6 +15,7 @@ from simulations.records import (
     PrivateEvaluationRecord,
     RatingRecord,
 )
+from simulations.report_words import FEDERATED
 
 NOISE_WORDS = {"own": "own noise", "shared": "noise once, simulated"}
 
@@ -46,7 +47,7 @@ def print_results(console: Console, results: Sequence[Result], config: Config) -
 def privacy_words(result: Result) -> str:
     """How private a row is, in words."""
     if result.epsilon is None:
-        central = result.method not in ("statistics", "adapter", "federation")
+        central = result.method not in FEDERATED
         return "none, data pooled" if central and result.method != "zero_shot" else "none"
     return f"epsilon {result.epsilon:g}, {NOISE_WORDS[result.noise]}"
 

@@ -26,9 +26,7 @@ def told_and_exact(
     simulate(config, folder, Console(file=io.StringIO()))
     found = records.read_records(folder / "metrics.jsonl")
     (told,) = [r for r in found if isinstance(r, records.PrivateEvaluationRecord)]
-    (exact,) = [
-        r for r in found if isinstance(r, records.ResultRecord) and r.method == "statistics"
-    ]
+    (exact,) = [r for r in found if isinstance(r, records.ResultRecord) and r.method == "texts"]
     return told, exact
 
 

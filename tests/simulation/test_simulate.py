@@ -214,12 +214,15 @@ def test_the_table_compares_the_federation_with_its_statistics_and_baselines(
         ("popularity", "none"),
         ("item_knn", "none"),
         ("statistics", "own"),
+        ("texts", "own"),
         ("federation", "own"),
         ("statistics", "none"),
+        ("texts", "none"),
         ("federation", "none"),
     }
     assert {key for key, record in found.items() if record.private} == {
         ("statistics", "own"),
+        ("texts", "own"),
         ("federation", "own"),
     }
     for label in ("Popularity", "Federation", "Item-kNN"):
