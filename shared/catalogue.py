@@ -44,10 +44,10 @@ class Catalogue:
     @cached_property
     def texts(self) -> tuple[str, ...]:
         """One text per item: ``Title (year). Column: value. Column: value.``"""
-        return tuple(self._text(i) for i in range(len(self)))
+        years = self.attributes.get("year") or ("",) * len(self)
+        return tuple(self._text(i, year) for i, year in enumerate(years))
 
-    def _text(self, index: int) -> str:
-        year = self.attributes.get("year", ("",) * len(self))[index]
+    def _text(self, index: int, year: str) -> str:
         head = self.titles[index] if not year else f"{self.titles[index]} ({year})"
         rest = [
             f"{name.replace('_', ' ').capitalize()}: {values[index]}."

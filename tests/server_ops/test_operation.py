@@ -48,7 +48,9 @@ class Federation:
         for name, node in self.nodes.items():
             if node.process.poll() is not None:
                 self.nodes[name] = start_node(self.folder, self.spawn, self.keys[name], self.port)
-        return [node.status for node in nodes(self.folder)] == ["online"] * len(NAMES)
+        # Flower lists those that were taken off as well.
+        found = {node.name: node.status for node in nodes(self.folder)}
+        return all(found[name] == "online" for name in NAMES)
 
     def status(self) -> dict[str, Any]:
         """As JSON."""
