@@ -97,11 +97,6 @@ class UserModel(nn.Module):
         ).last_hidden_state
         return hidden
 
-    def scores(self, hidden: Tensor, items: Tensor) -> Tensor:
-        """Cosine over temperature, ``[..., items]``; items are unit rows ``[items, dim]``."""
-        direction = nn.functional.normalize(hidden.float(), dim=-1)
-        return (direction.to(items.dtype) @ items.T).float() / self.temperature
-
 
 def load_backbone(path: Path, layers: int, layers_from: str) -> PreTrainedModel:
     """The base with all but ``layers`` of its layers passed through, causal, without dropout.

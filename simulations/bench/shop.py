@@ -20,7 +20,7 @@ from shared.settings import shared_settings
 COVERED = 400
 GENRES = ("Comedy", "Drama", "Horror", "Romance", "Western", "War", "Crime", "Space")
 # More texts than these are not encoded: their vectors are made up around those of these.
-ENCODED = 20_000
+ENCODED = 10_000
 NOISE = 0.5
 SEED = 0
 

@@ -65,10 +65,12 @@ def test_a_superlink_that_is_killed_comes_back_on_its_database_and_the_run_is_re
     federation.stop_runs()
     assert run.finish() == 1
     assert "Run finished" not in run.said()
+    for name, house in federation.houses.items():
+        wait_until(house.node_settled, f"the SuperNode of {name} is in")
     resumed = federation.resume(run)
     assert resumed.finish() == 0, resumed.said()
     for name, house in federation.houses.items():
-        # No SuperNode was started again, and each is known under the number that it had.
+        # Nobody started one again, and each is known under the number that it had.
         assert house.node_process.running
         assert house.node_number() == numbers[name]
     assert set(federation.nodes().values()) == {"online"}

@@ -139,6 +139,11 @@ class House:
         """What the SuperLink calls this house's SuperNode, as that has printed it last."""
         return self.node_process.text().rpartition("SuperNode ID: ")[2].split("\n")[0]
 
+    def node_settled(self) -> bool:
+        """Whether Flower's SuperNode is in; one that gave up its link comes back by itself."""
+        said = self.node_process.text()
+        return said.rfind("SuperNode ID: ") > said.rfind("gave up its link")
+
     def node_back(self, superlink: str) -> None:
         """Start ``tacit client node`` again whenever it ends, as a supervisor does, until it is in.
 
