@@ -171,12 +171,7 @@ def recommend(
     from client.recommend.opening import open_delivered
 
     query = options.query_of(k, need, interest, mode, filters, diversity, popularity_damping, seen)
-    recommender = open_delivered(org)
-    if mode == "generative":
-        from client.recommend.generative import able_to_generate
-
-        recommender = able_to_generate(recommender)
-    print_recommendations(Console(), recommender, user, query, reasons)
+    print_recommendations(Console(), open_delivered(org), user, query, reasons)
 
 
 @client_app.command()

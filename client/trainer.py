@@ -242,7 +242,8 @@ def backward_passes(
     """
     runtime = trainable_model.runtime
     for group in micro_batches(histories, users, window, micro_batch_rows):
-        rows = user_rows(histories, group, window, runtime.device)
+        rated = trainable_model.model.rating_head is not None
+        rows = user_rows(histories, group, window, runtime.device, rated)
         with runtime.autocast():
             losses = row_losses(model, rows, items, prior, trainable_model.model.temperature)
         torch.autograd.backward(losses.sum())
@@ -270,17 +271,21 @@ def micro_batches(
 
 
 def user_rows(
-    histories: PrivateHistories, users: npt.NDArray[np.int64], window: int, device: str
+    histories: PrivateHistories,
+    users: npt.NDArray[np.int64],
+    window: int,
+    device: str,
+    rated: bool = True,
 ) -> Rows:
     """One row per user: the newest ``window`` items and, for each, the item that followed.
 
-    Ratings, where the data has them, come along for the rating head.
+    Ratings, where the data has them, come along for the rating head if ``rated``.
     """
     padded, lengths = pad_windows([histories.row(int(u)) for u in users], window + 1)
     targets = padded[:, 1:].copy()
     targets[np.arange(targets.shape[1]) >= (lengths - 1)[:, None]] = -1
     ratings = None
-    if histories.ratings is not None:
+    if rated and histories.ratings is not None:
         values = np.full(padded.shape, np.nan, dtype=np.float32)
         for row, (end, length) in enumerate(
             zip(histories.offsets[users + 1], lengths, strict=True)

@@ -141,10 +141,6 @@ def recommend(
 
     query = options.query_of(k, need, interest, mode, filters, diversity, popularity_damping, seen)
     recommender = open_recommender(organisation_folder(run, org), run_config(run))
-    if mode == "generative":
-        from client.recommend.generative import able_to_generate
-
-        recommender = able_to_generate(recommender)
     print_recommendations(Console(), recommender, user, query, reasons)
 
 

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from client.recommend.generative import able_to_generate
 from client.recommend.query import Explanation, Query
 from client.recommend.recommender import Recommender
 
@@ -15,7 +16,10 @@ def print_recommendations(
     Raises:
         DataError: if there is no such user.
         ConfigError: if the query makes no sense.
+        AssetError: if it asks a language model that cannot be loaded.
     """
+    if query.mode == "generative":
+        recommender = able_to_generate(recommender)
     found = recommender.recommend(user, query)
     titles = recommender.catalogue.titles
     recent = "; ".join(titles[place] for place in recommender.recent(user, 5))

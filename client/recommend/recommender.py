@@ -122,16 +122,15 @@ class Recommender:
         targets_of = self._targets(query)
         targets = targets_of(histories, np.array([0]))
         history = history_reasons(self.scorer, targets_of, histories.row(0), places, self.catalogue)
-        words: list[tuple[WordReason, ...]] = [()] * len(places)
-        if "need" in targets.directions and len(places):
-            texts = [self.catalogue.texts[place] for place in places]
-            words = word_reasons(texts, self.text_vectors, targets.directions["need"][0])
         lines = self._lines(places, targets)
+        words: list[tuple[WordReason, ...]] = [()] * len(places)
         # Where the text is further from what is wanted than most, nothing of it matched.
-        words = [
-            found if line.parts.get("need", 0.0) > 0.0 else ()
-            for line, found in zip(lines, words, strict=True)
-        ]
+        near = [at for at, line in enumerate(lines) if line.parts.get("need", 0.0) > 0.0]
+        if near:
+            texts = [self.catalogue.texts[places[at]] for at in near]
+            found = word_reasons(texts, self.text_vectors, targets.directions["need"][0])
+            for at, matched in zip(near, found, strict=True):
+                words[at] = matched
         return [
             Explanation(line.item_id, line.title, line.score, line.parts, named, together, matched)
             for line, (named, together), matched in zip(lines, history, words, strict=True)
