@@ -71,6 +71,7 @@ def test_an_agent_holds_memory_and_open_files_over_200_rounds(
     early = numbers.median(watch.memory[SETTLED - 20 : SETTLED])
     late = numbers.median(watch.memory[-20:])
     assert late - early < MOST_GROWTH_MIB, (early, late)
-    assert max(watch.files[SETTLED:]) <= max(watch.files[:SETTLED])
+    # A connection may just be open when we look; what is never closed is open at each of 20 looks.
+    assert min(watch.files[-20:]) <= max(watch.files[:SETTLED])
     assert len(tools.intents("soak")) == ROUNDS
     assert not tools.verified(federation.heads).faults

@@ -153,9 +153,13 @@ def test_several_rows_of_one_user_show_as_a_longer_push(
     one_window = trainer.user_rows
 
     def two_windows(
-        histories: PrivateHistories, users: npt.NDArray[np.int64], window: int, device: str
+        histories: PrivateHistories,
+        users: npt.NDArray[np.int64],
+        window: int,
+        device: str,
+        rated: bool,
     ) -> Rows:
-        rows = one_window(histories, users, window, device)
+        rows = one_window(histories, users, window, device, rated)
         return Rows(rows.inputs.repeat(2, 1), rows.targets.repeat(2, 1))
 
     monkeypatch.setattr(trainer, "user_rows", two_windows)
