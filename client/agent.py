@@ -37,6 +37,7 @@ from shared.plan import Mechanism
 from shared.policy import Policy
 from shared.randomness import PrivateRandom
 from shared.scoring import Scorer
+from shared.stages import stage
 from shared.statistics import (
     AUTO_RANGE,
     Statistics,
@@ -45,6 +46,7 @@ from shared.statistics import (
     triangle_size,
 )
 from shared.user_model import item_tensor
+from shared.wire import are_halved, halved, widened
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,13 @@ class Resources:
     vectors: Vectors
     model_sha256: str
     base_sha256: str
+
+    @functools.cached_property
+    def items(self) -> torch.Tensor:
+        """The item vectors where the model is, made once."""
+        runtime = self.trainable.runtime
+        with stage("vectors"):
+            return item_tensor(self.vectors, runtime.device, runtime.precision)
 
 
 class Agent:
@@ -183,16 +192,21 @@ class Agent:
         return self.releases.release(request, mechanism, 1, compute)
 
     def train(self, request: Request) -> Reply:
-        """Run the round's private steps from the given adapter and release the noised update."""
+        """Run the round's private steps from the given adapter and release the noised update.
+
+        The update leaves in the precision in which the adapter came: rounding is post-processing.
+        """
         mechanism = plan_of(request, "step").mechanism("step")
         resources = self._check_model(request, "step")
         # Before the budget is touched: a malformed adapter or a missing delivery costs nothing.
-        load_arrays(resources.trainable.model, request.arrays)
+        half = are_halved(request.arrays)
+        load_arrays(resources.trainable.model, widened(request.arrays) if half else request.arrays)
         self.statistics()
         steps = self.config.training.steps_per_round
 
         def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
-            return self._train(request, mechanism, steps, random)
+            update = self._train(request, mechanism, steps, random)
+            return halved(update) if half else update
 
         return self.releases.release(request, mechanism, steps, compute)
 
@@ -335,7 +349,8 @@ class Agent:
         canaries: Canaries | None,
     ) -> npt.NDArray[np.float32]:
         """A statistic with noise, without the canaries' parts, and their record kept."""
-        noised = noised_sum(self._training, total, mechanism, random, canaries)
+        with stage("statistics"):
+            noised = noised_sum(self._training, total, mechanism, random, canaries)
         self._keep_canaries(canaries, mechanism, request)
         return noised.astype(np.float32)
 
@@ -351,7 +366,7 @@ class Agent:
         update = private_steps(
             resources.trainable,
             self._training,
-            item_tensor(resources.vectors, runtime.device, runtime.precision),
+            resources.items,
             torch.from_numpy(self.statistics().log_popularity).float().to(runtime.device),
             mechanism,
             steps,
@@ -361,6 +376,7 @@ class Agent:
             config.training,
             random,
             canaries,
+            int(np.random.SeedSequence((config.run.seed, request.round)).generate_state(1)[0]),
         )
         self.training_seconds += time.perf_counter() - started
         self._keep_canaries(canaries, mechanism, request)

@@ -17,6 +17,7 @@ What is subtracted is what a canary may add, never what it was seen to add.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -138,16 +139,9 @@ class Canaries:
     def join(self, histories: PrivateHistories) -> PrivateHistories:
         """The users' histories and after them the members'."""
         own = self._histories
-        ratings = histories.ratings
-        if ratings is not None:
-            ratings = np.concatenate([ratings, np.zeros(len(own.items), dtype=np.float32)])
-        return PrivateHistories(
-            histories.user_ids + own.user_ids,
-            np.concatenate([histories.offsets, histories.offsets[-1] + own.offsets[1:]]),
-            np.concatenate([histories.items, own.items]),
-            np.concatenate([histories.times, own.times]),
-            ratings,
-        )
+        if histories.ratings is not None:
+            own = replace(own, ratings=np.zeros(len(own.items), dtype=np.float32))
+        return histories.followed_by(own)
 
     def begin(self, bound: float, below: float, divisor: float, rows_of_one: int) -> None:
         """Take note of what the steps that follow should do.

@@ -128,7 +128,10 @@ def verify_reload(loaded: LoadedModel, seed: int = 0) -> float:
             warnings.simplefilter("ignore")
             peft_model(model).save_pretrained(scratch, save_embedding_layers=False)
             backbone = load_backbone(
-                loaded.start.path, loaded.options.layers, loaded.options.layers_from
+                loaded.start.path,
+                loaded.options.layers,
+                loaded.options.layers_from,
+                runtime.weights,
             )
             backbone.to(runtime.device)  # type: ignore[arg-type]
             again = PeftModel.from_pretrained(backbone, scratch)

@@ -29,6 +29,7 @@ from shared.plan import stated_delta
 from shared.policy import Policy
 from shared.sections import to_toml
 from shared.splits import split
+from shared.stages import stage
 
 _agents: dict[Path, Agent] = {}
 _gates: dict[Path, Gate] = {}
@@ -220,8 +221,16 @@ def make_agent(
 def resources_of(catalogue: Catalogue, config: Config) -> Resources:
     """The model of a configuration, loaded and checked once per process, over a catalogue."""
     loaded = load_model(config)
-    vectors = item_vectors(catalogue, loaded)
-    return Resources(trainable_model(loaded), vectors, loaded.sha256, loaded.encoder.weights_sha256)
+    found = Resources(
+        trainable_model(loaded),
+        item_vectors(catalogue, loaded),
+        loaded.sha256,
+        loaded.encoder.weights_sha256,
+    )
+    same = _shared.get("newest")
+    if same is None or same.vectors is not found.vectors or same.trainable is not found.trainable:
+        same = _shared["newest"] = found
+    return same
 
 
 def open_ledger(
@@ -275,6 +284,8 @@ def item_vectors(catalogue: Catalogue, loaded: LoadedModel) -> Vectors:
     return _vectors(catalogue.texts, loaded)
 
 
+# The newest resources: all organisations of a simulation share them.
+_shared: dict[str, Resources] = {}
 _vector_cache: dict[tuple[tuple[str, ...], str], Vectors] = {}
 
 
@@ -282,7 +293,8 @@ def _vectors(texts: tuple[str, ...], loaded: LoadedModel) -> Vectors:
     key = (texts, loaded.encoder.weights_sha256 + loaded.runtime.precision)
     if key not in _vector_cache:
         _vector_cache.clear()
-        _vector_cache[key] = centred(encode_texts(texts, loaded.encoder, loaded.runtime))
+        with stage("vectors"):
+            _vector_cache[key] = centred(encode_texts(texts, loaded.encoder, loaded.runtime))
     return _vector_cache[key]
 
 

@@ -16,8 +16,9 @@ from client.ledger import Ledger, refused
 from shared import messages
 from shared.errors import FederationError
 from shared.messages import Reply, Request
+from shared.stages import stage
 from shared.statistics import triangle_size
-from shared.wire import AnyArrays, arrays_sha256
+from shared.wire import AnyArrays, are_halved, arrays_sha256
 
 # Which mechanism makes the arrays of a reply; a reply of a kind that is not here carries none.
 MECHANISM_OF = {
@@ -57,12 +58,14 @@ def check_reply(kind: str, request: Request, reply: Reply, agent: Agent) -> None
     name = name_of(kind)
     identifier = request.identifier(name)
     try:
-        _check_fields(reply, agent, request.round, identifier)
-        if kind in MECHANISM_OF:
-            _check_arrays(reply.arrays, kind, request.arrays, agent)
-        elif reply.arrays:
-            raise FederationError(f"a reply to {kind} carries arrays {sorted(reply.arrays)}")
-        _check_ledger(reply.arrays, identifier, name if kind in MECHANISM_OF else "none", agent)
+        with stage("checks"):
+            _check_fields(reply, agent, request.round, identifier)
+            if kind in MECHANISM_OF:
+                _check_arrays(reply.arrays, kind, request.arrays, agent)
+            elif reply.arrays:
+                raise FederationError(f"a reply to {kind} carries arrays {sorted(reply.arrays)}")
+            mechanism = name if kind in MECHANISM_OF else "none"
+            _check_ledger(reply.arrays, identifier, mechanism, agent)
     except FederationError as error:
         raise agent.releases.refuse(identifier, "egress", str(error)) from error
 
@@ -92,7 +95,8 @@ def _check_arrays(arrays: AnyArrays, kind: str, asked: AnyArrays, agent: Agent) 
     float32, uint64 = np.dtype(np.float32), np.dtype(np.uint64)
     expected: Shapes
     if kind == messages.TRAIN:
-        expected = {n: (float32, shape) for n, shape in agent.adapter_shapes().items()}
+        precision = np.dtype(np.float16) if are_halved(asked) else float32
+        expected = {n: (precision, shape) for n, shape in agent.adapter_shapes().items()}
     elif kind == messages.EVALUATE:
         expected = {"values": (float32, (3,))}
     elif kind == messages.POPULARITY:

@@ -6,7 +6,6 @@ spent. The judgement and the intent are one transaction, so that two processes c
 the last of a budget.
 """
 
-import dataclasses
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +46,7 @@ from shared.judge import Past
 from shared.keys import SigningKey
 from shared.plan import Adjacency, PrivacyPlan
 from shared.policy import Policy
+from shared.stages import stage
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
@@ -95,18 +95,20 @@ class Ledger:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.policy = policy
+        self.policy, self.policy_sha256 = policy, policy.sha256
         self.population = population
         self._key = key
         self._past = Past()
         self._read = 0
         self._in_force: Opening | Amendment | None = None
-        self._own: list[Record] = []
+        self._own: list[tuple[Record, Entry | None]] = []
         self._budget = BudgetJudge(policy, self._past)
         try:
             self._connection = sqlite3.connect(path, timeout=60.0, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
+            # A log that stays small is written over in place: a commit then syncs no file's growth.
+            self._connection.execute("PRAGMA wal_autocheckpoint = 100")
             self._connection.executescript(SCHEMA)
             self._open(purpose)
         except sqlite3.DatabaseError as error:
@@ -232,28 +234,28 @@ class Ledger:
         """Put another policy in force, on the record."""
         with self._write():
             self._append("policy", None, to_body(Amendment(policy.to_record(), policy.sha256)))
-        self.policy = policy
+        self.policy, self.policy_sha256 = policy, policy.sha256
         self._budget = BudgetJudge(policy, self._past)
 
     def head(self) -> Head:
         """The newest record's place, hash and signature."""
-        return self._head_at("(SELECT MAX(sequence) FROM records)")
+        found = self._head_at("(SELECT MAX(sequence) FROM records)")
+        assert found is not None
+        return found
 
     def has(self, head: Head) -> bool:
         """Whether a head is, or was once, this ledger's."""
-        newest = self.head()
-        if not 1 <= head.sequence <= newest.sequence:
-            return False
         return self._head_at("?", head.sequence) == head
 
-    def _head_at(self, place: str, *values: int) -> Head:
-        row = self._connection.execute(
-            "SELECT first.sha256, chosen.sequence, chosen.sha256, chosen.signature "
-            "FROM records AS first, records AS chosen "
-            f"WHERE first.sequence = 1 AND chosen.sequence = {place}",
-            values,
-        ).fetchone()
-        return Head(row[0], self._key.public, *row[1:])
+    def _head_at(self, place: str, *values: int) -> Head | None:
+        with stage("ledger"):
+            row = self._connection.execute(
+                "SELECT first.sha256, chosen.sequence, chosen.sha256, chosen.signature "
+                "FROM records AS first, records AS chosen "
+                f"WHERE first.sequence = 1 AND chosen.sequence = {place}",
+                values,
+            ).fetchone()
+        return None if row is None else Head(row[0], self._key.public, *row[1:])
 
     def intent_of(self, request: str) -> int:
         """Number of the intent's record for a request; 0 where there is none."""
@@ -354,7 +356,7 @@ class Ledger:
         before = kept.get(anchor.server_key)
         if before is not None and before.sequence >= anchor.sequence:
             return
-        self._append("anchor", None, dataclasses.asdict(anchor))
+        self._append("anchor", None, vars(anchor))
         texts = {key: value.to_json() for key, value in {**kept, anchor.server_key: anchor}.items()}
         with atomic_path(self.anchors_path) as temporary:
             temporary.write_text(json.dumps(texts, indent=2) + "\n")
@@ -362,28 +364,29 @@ class Ledger:
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         """A transaction that has read everything written before it."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        own: list[Record] = []
-        try:
-            self._refresh()
-            self._own = own
-            yield self._connection
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
-        for record in own:
-            self._count(record)
+        with stage("ledger"):
+            self._connection.execute("BEGIN IMMEDIATE")
+            own: list[tuple[Record, Entry | None]] = []
+            try:
+                self._refresh()
+                self._own = own
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+            for record, entry in own:
+                self._count(record, entry)
 
     def _refresh(self) -> None:
         rows = self._connection.execute(
             "SELECT record FROM records WHERE sequence > ? ORDER BY sequence", (self._read,)
         )
         for (text,) in rows.fetchall():
-            self._count(Record.parse(text))
+            record = Record.parse(text)
+            self._count(record, parse_entry(record))
 
-    def _count(self, record: Record) -> None:
-        entry = parse_entry(record)
+    def _count(self, record: Record, entry: Entry | None) -> None:
         if isinstance(entry, Intent):
             self._past.add(entry, record.at)
         if isinstance(entry, Opening | Amendment):
@@ -398,7 +401,7 @@ class Ledger:
 
     def _governs(self) -> bool:
         in_force = self._in_force
-        return in_force is not None and in_force.policy_sha256 == self.policy.sha256
+        return in_force is not None and in_force.policy_sha256 == self.policy_sha256
 
     def _append_refusal(self, request: str, refusal: Refusal) -> None:
         short = refusal.shortened()
@@ -414,9 +417,9 @@ class Ledger:
         sequence, previous = (row[0] + 1, row[1]) if row else (1, NOTHING_BEFORE)
         record = Record(sequence, previous, at or now(), kind, request, body)
         # What cannot be read back would close the ledger for good.
-        parse_entry(record)
+        entry = parse_entry(record)
         sealed = seal(record, self._key)
-        self._own.append(record)
+        self._own.append((record, entry))
         self._connection.execute(
             "INSERT INTO records (sequence, kind, request, record, sha256, signature) "
             "VALUES (?, ?, ?, ?, ?, ?)",
@@ -425,20 +428,23 @@ class Ledger:
         return sequence
 
     def _number(self, kind: str, request: str) -> int:
-        row = self._connection.execute(
-            "SELECT sequence FROM records WHERE kind = ? AND request = ? ORDER BY sequence LIMIT 1",
-            (kind, request),
-        ).fetchone()
+        with stage("ledger"):
+            row = self._connection.execute(
+                "SELECT sequence FROM records WHERE kind = ? AND request = ? ORDER BY sequence "
+                "LIMIT 1",
+                (kind, request),
+            ).fetchone()
         return 0 if row is None else int(row[0])
 
     def _entries(self, kind: str, request: str | None = None) -> Iterator[Entry | None]:
         """Entries of a kind in order: of one request, or by default all."""
         chosen = "kind = ?" if request is None else "kind = ? AND request = ?"
-        rows = self._connection.execute(
-            f"SELECT record FROM records WHERE {chosen} ORDER BY sequence",
-            (kind,) if request is None else (kind, request),
-        )
-        return (parse_entry(Record.parse(text)) for (text,) in rows.fetchall())
+        with stage("ledger"):
+            rows = self._connection.execute(
+                f"SELECT record FROM records WHERE {chosen} ORDER BY sequence",
+                (kind,) if request is None else (kind, request),
+            ).fetchall()
+        return (parse_entry(Record.parse(text)) for (text,) in rows)
 
 
 def refused(name: str, refusals: Sequence[Refusal]) -> RefusedError:

@@ -8,7 +8,7 @@ from client.data.address import is_address
 from client.data.formats import SourceFile, SourceQuery
 from client.data.imports import Refreshed, import_store, refresh_store
 from client.data.sources import opened
-from client.data.store import read_facts, read_store
+from client.data.store import count_users, read_facts, read_store
 from client.data.tables import Progress
 from client.directory import read_policy
 from client.outcomes import FAILED, OK, SKIPPED, WARNING, Outcome, judged
@@ -114,7 +114,7 @@ def refreshed(directory: Path, whole: bool, progress: Progress) -> Iterable[str]
     else:
         done = refresh_store(path, options, whole, progress)
         yield from _said(done)
-        users = len(read_store(path)[1])
+        users = count_users(path)
     warned = far_off(policy.organisation.declared_users, users)
     if warned:
         yield f"Warning: {warned}."

@@ -23,6 +23,7 @@ from shared.files import atomic_path
 from shared.messages import Reply, Request
 from shared.plan import MECHANISMS, Mechanism, PrivacyPlan
 from shared.randomness import PrivateRandom, from_operating_system, from_seed
+from shared.stages import stage
 from shared.wire import AnyArrays, arrays_sha256, size_bytes
 
 LOGGER = logging.getLogger(__name__)
@@ -73,18 +74,21 @@ class Releases:
         """Spend, compute, record, answer; a repeated request gets the stored answer."""
         plan = plan_of(request, mechanism.name)
         identifier = request.identifier(mechanism.name)
-        if request.anchor is not None:
-            # Also before a stored answer: another organisation's request is not answered here.
-            self.ledger.keep_anchor(request.anchor)
         answer = self.directory / "answers" / f"{mechanism.name}.safetensors"
-        arrays = _stored_answer(answer, identifier)
+        with stage("files"):
+            arrays = _stored_answer(answer, identifier)
+        if arrays is not None and request.anchor is not None:
+            # Another organisation's request is not answered here; the reservation sees to it, too.
+            self.ledger.keep_anchor(request.anchor)
         if arrays is None:
             random = self._random(mechanism, request.round)
             intent = self.intent(request, mechanism, count, random.secret)
             self.ledger.reserve(identifier, intent, plan, request.anchor)
             arrays = self._compute(identifier, compute, random)
-            with atomic_path(answer) as temporary:
+            with stage("files"), atomic_path(answer) as temporary:
                 save_file(arrays, temporary, metadata={"request": identifier})
+                # Of an earlier request. Were it renamed over, the disk would be waited for.
+                answer.unlink(missing_ok=True)
         # Also for a stored answer: the process may have ended between keeping it and this line.
         if not self.ledger.released_at(identifier):
             self.ledger.record_release(
@@ -123,7 +127,7 @@ class Releases:
             secret: whether nobody can repeat its randomness.
         """
         plan = plan_of(request, mechanism.name)
-        before = request.arrays if mechanism.name == "step" and request.arrays else None
+        from_adapter = mechanism.name == "step" and bool(request.arrays)
         return Intent.of(
             mechanism,
             plan,
@@ -132,8 +136,8 @@ class Releases:
             round=request.round,
             federation=request.federation,
             secret_randomness=secret,
-            adapter_before="" if before is None else arrays_sha256(before),
-            policy=self.ledger.policy.sha256,
+            adapter_before=request.arrays_sha256 if from_adapter else "",
+            policy=self.ledger.policy_sha256,
             population=self.ledger.population,
             code=code_version(),
             canaries=self.canaries if mechanism.name != "evaluation" else 0,

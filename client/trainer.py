@@ -22,6 +22,8 @@ from shared.devices import Runtime
 from shared.histories import PrivateHistories
 from shared.plan import Mechanism
 from shared.randomness import PrivateRandom
+from shared.softmax import Candidates, public_candidates
+from shared.stages import stage
 from shared.user_model import Rows, UserModel, pad_windows, row_losses
 
 # Keeps rounding, of norms and of sums over many rows, from passing the clipping norm.
@@ -160,6 +162,7 @@ def private_steps(
     options: TrainingSection,
     random: PrivateRandom,
     canaries: Canaries | None = None,
+    public_seed: int = 0,
 ) -> Update:
     """Run ``steps`` private steps from the model's present adapter and return the difference.
 
@@ -173,9 +176,11 @@ def private_steps(
         declared_users: public size that, times the sampling rate, divides the sum.
         window: newest items of a history that form the row.
         clipping: ``automatic`` or ``flat``.
-        options: step size and micro-batch rows.
+        options: step size, micro-batch rows and most items of the normaliser.
         random: noise and sampling.
         canaries: that ride along, by ``Canaries.on_adapter``; the update is without their parts.
+        public_seed: of the items that stand for a catalogue larger than
+            ``options.softmax_items``; anew in each step.
     """
     # Opacus records activations only of a model in training mode; there is no dropout to switch.
     model = trainable_model.model.train()
@@ -183,10 +188,12 @@ def private_steps(
     sgd = torch.optim.SGD(list(model.trained.values()), lr=options.step_size)
     optimizer = PrivateOptimizer(sgd, mechanism, clipping, declared_users, random)
     users = len(histories)
+    public = torch.Generator().manual_seed(public_seed)
 
     def passes(of: PrivateHistories, who: npt.NDArray[np.int64]) -> Iterator[None]:
+        drawn = public_candidates(prior, options.softmax_items, public)
         wrapped, rows = trainable_model.wrapped, options.micro_batch_rows
-        return backward_passes(wrapped, trainable_model, of, who, items, prior, window, rows)
+        return backward_passes(wrapped, trainable_model, of, who, items, prior, window, rows, drawn)
 
     if canaries is not None:
         # Asked of the path itself: were it to make several rows of a user, each would be clipped
@@ -197,13 +204,16 @@ def private_steps(
             mechanism.sensitivity, BELOW_NORM, mechanism.sampling_rate * declared_users, rows_of_one
         )
     for _ in range(steps):
-        entered = mechanism.sample(users + (canaries.members if canaries else 0), random)
+        with stage("sampling"):
+            entered = mechanism.sample(users + (canaries.members if canaries else 0), random)
         for _ in passes(histories, entered[entered < users]):
-            optimizer.clip_and_accumulate()
+            with stage("clip"):
+                optimizer.clip_and_accumulate()
         if canaries is not None:
             for _ in canaries.gradient_rows(optimizer.params, entered, users):
                 optimizer.clip_and_accumulate()
-        optimizer.finish_step(canaries)
+        with stage("noise"):
+            optimizer.finish_step(canaries)
     after = adapter_arrays(model)
     return Update({name: after[name] - before[name] for name in before}, optimizer.broken_rows)
 
@@ -231,6 +241,7 @@ def backward_passes(
     prior: Tensor,
     window: int,
     micro_batch_rows: int,
+    candidates: Candidates | None = None,
 ) -> Iterator[None]:
     """One backward pass of the sum of row losses per micro-batch; yields after each.
 
@@ -239,14 +250,18 @@ def backward_passes(
         trainable_model: whose temperature, device and precision apply.
         histories, users: whose rows.
         items, prior, window, micro_batch_rows: as of ``private_steps``.
+        candidates: of the normaliser; None: all items.
     """
     runtime = trainable_model.runtime
     for group in micro_batches(histories, users, window, micro_batch_rows):
         rated = trainable_model.model.rating_head is not None
-        rows = user_rows(histories, group, window, runtime.device, rated)
-        with runtime.autocast():
-            losses = row_losses(model, rows, items, prior, trainable_model.model.temperature)
-        torch.autograd.backward(losses.sum())
+        with stage("sampling"):
+            rows = user_rows(histories, group, window, runtime.device, rated)
+        with stage("forward"), runtime.autocast():
+            temperature = trainable_model.model.temperature
+            losses = row_losses(model, rows, items, prior, temperature, candidates)
+        with stage("backward"):
+            torch.autograd.backward(losses.sum())
         yield
 
 

@@ -134,16 +134,11 @@ def weighted_mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays
     total = math.fsum(weights)
     if not updates or total <= 0.0:
         raise FederationError("there is no update to average")
-    return {
-        name: np.sum(
-            [
-                update[name].astype(np.float64) * (weight / total)
-                for update, weight in zip(updates, weights, strict=True)
-            ],
-            axis=0,
-        ).astype(np.float32)
-        for name in updates[0]
-    }
+    sums = {name: np.zeros(value.shape) for name, value in updates[0].items()}
+    for update, weight in zip(updates, weights, strict=True):
+        for name, part in update.items():
+            sums[name] += np.multiply(part, weight / total, dtype=np.float64)
+    return {name: value.astype(np.float32) for name, value in sums.items()}
 
 
 @dataclass

@@ -30,6 +30,7 @@ from shared.messages import Reply, pack_delivery
 from shared.models import LoadedModel, load_model
 from shared.plan import Noise, PrivacyPlan, make_plan
 from shared.settings import shared_settings
+from shared.stages import stage
 from shared.wire import pack_arrays, unpack_arrays
 
 NODE_POLL_S = 0.2
@@ -115,7 +116,8 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str, server
         assert metrics is not None
         adapter = unpack_arrays(record)
         state = Checkpoint.of(round_number, adapter, optimizer, average, signal)
-        save_checkpoint(directory / "checkpoints", state, plan.sha256)
+        with stage("files"):
+            save_checkpoint(directory / "checkpoints", state, plan.sha256)
         report = RoundReport(
             round_number,
             rounds,

@@ -51,6 +51,7 @@ class _Exchange:
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._waiting: dict[str, Message] = {}
+        self._sent_to: dict[int, list[str]] = {}
         self._again: dict[int, tuple[float, Message, Message]] = {}
         self._sendings: Counter[int] = Counter()
         self._away: dict[int, float] = {}
@@ -79,7 +80,10 @@ class _Exchange:
         self._sendings.update(message.metadata.dst_node_id for message in messages)
         identifiers = self._grid.push_messages(messages)
         # Flower gives None for a message that it could not take.
-        self._waiting |= {i: m for i, m in zip(identifiers, messages, strict=False) if i}
+        for identifier, message in zip(identifiers, messages, strict=False):
+            if identifier:
+                self._waiting[identifier] = message
+                self._sent_to.setdefault(message.metadata.dst_node_id, []).append(identifier)
 
     def _take(self, answer: Message) -> None:
         sent = self._waiting.get(answer.metadata.reply_to_message_id)
@@ -111,11 +115,8 @@ class _Exchange:
         self._push(back)
 
     def _forget(self, node: int) -> None:
-        self._waiting = {
-            i: message
-            for i, message in self._waiting.items()
-            if message.metadata.dst_node_id != node
-        }
+        for identifier in self._sent_to.pop(node, ()):
+            del self._waiting[identifier]
 
 
 def _lost(answer: Message) -> bool:

@@ -4,7 +4,6 @@ A ledger whose end was deleted or rolled back no longer holds a record that the 
 organisation that begins a second ledger under its key is seen too.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from shared.chain import Anchor, Head, canonical, countersign, parse_head
 from shared.errors import FederationError, PrivacyError, RunError
 from shared.keys import SigningKey
 from shared.messages import Reply
+from shared.stages import stage
 
 
 class HeadBook:
@@ -42,19 +42,20 @@ class HeadBook:
         if head is None:
             return
         try:
-            anchor = countersign(head, run, self.key)
+            with stage("signatures"):
+                anchor = countersign(head, run, self.key)
         except PrivacyError as error:
             raise FederationError(f"{reply.name}: {error}") from error
         line = canonical(
             {
-                "head": dataclasses.asdict(head),
-                "anchor": dataclasses.asdict(anchor),
+                "head": vars(head),
+                "anchor": vars(anchor),
                 "name": reply.name,
                 "declared_users": reply.declared_users,
                 "run": run,
             }
         )
-        with self.path.open("a") as file:
+        with stage("files"), self.path.open("a") as file:
             file.write(line + "\n")
         # Written down first: a signed head that contradicts another is the proof of it.
         known = self._latest.get(head.key)

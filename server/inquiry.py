@@ -25,6 +25,7 @@ from shared.messages import (
     unpack_reply,
 )
 from shared.plan import PrivacyPlan
+from shared.stages import stage
 from shared.wire import AnyArrays, arrays_sha256, pack_arrays
 
 LOGGER = logging.getLogger(__name__)
@@ -183,9 +184,10 @@ class Inquiry:
         for message in replies:
             try:
                 reply = _content(message, round_number)
-                self._check_member(reply, joining)
-                if check is not None:
-                    check(reply)
+                with stage("checks"):
+                    self._check_member(reply, joining)
+                    if check is not None:
+                        check(reply)
                 if reply.name in found:
                     raise FederationError(f"{reply.name}: two replies under one name")
                 self.book.see(reply, self.run)

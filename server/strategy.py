@@ -1,5 +1,6 @@
 """The federation's strategy: which messages a round sends, and what is made of the replies."""
 
+import dataclasses
 import logging
 import math
 from collections.abc import Iterable
@@ -32,9 +33,11 @@ from server.observers import PrivateEvaluation
 from shared import messages
 from shared.adapters import Arrays
 from shared.config import Config
+from shared.errors import FederationError
 from shared.messages import Reply
 from shared.plan import PrivacyPlan
-from shared.wire import pack_arrays, unpack_arrays
+from shared.stages import stage
+from shared.wire import are_halved, halved, pack_arrays, unpack_arrays, widened
 
 LOGGER = logging.getLogger(__name__)
 
@@ -76,7 +79,8 @@ class FederationStrategy(Strategy):
         replies = self.inquiry.ask(
             grid, messages.POPULARITY, {}, lambda reply: check_popularity(reply, mechanism)
         )
-        popularity = sum_popularity(replies, mechanism)
+        with stage("aggregate"):
+            popularity = sum_popularity(replies, mechanism)
         top = np.empty(0, dtype=np.int64)
         triangle = np.empty(0)
         pairs = self.plan.cooccurrence
@@ -88,8 +92,10 @@ class FederationStrategy(Strategy):
                 {"keys": popularity.keys[top]},
                 lambda reply: check_cooccurrence(reply, pairs, popularity, top),
             )
-            triangle = sum_cooccurrence(replies, popularity, top)
-        return statistics_arrays(popularity, top, triangle, self.config.statistics)
+            with stage("aggregate"):
+                triangle = sum_cooccurrence(replies, popularity, top)
+        with stage("aggregate"):
+            return statistics_arrays(popularity, top, triangle, self.config.statistics)
 
     def evaluation(self, grid: Grid) -> PrivateEvaluation:
         """Ask for the noised sums of hits, gains and users, and divide them."""
@@ -108,7 +114,9 @@ class FederationStrategy(Strategy):
     ) -> Iterable[Message]:
         """One train message for every node."""
         self._adapter = unpack_arrays(arrays)
-        return self.inquiry.messages(grid, messages.TRAIN, server_round, self._adapter)
+        # The server's own stays whole, so that rounding does not add up over rounds.
+        sent = halved(self._adapter) if self._half else self._adapter
+        return self.inquiry.messages(grid, messages.TRAIN, server_round, sent)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -119,16 +127,17 @@ class FederationStrategy(Strategy):
             FederationError: if fewer than ``server.min_replies`` can be used.
         """
         usable = self.inquiry.usable(server_round, replies, self._check_update)
-        weights = [float(reply.declared_users) for reply in usable]
-        update = weighted_mean([reply.arrays for reply in usable], weights)
-        self._adapter = self.optimizer.step(self._adapter, update)
-        self.average.add(server_round, self._adapter)
-        training, mechanism = self.config.training, self.plan.mechanism("step")
-        self.signal.add(
-            update,
-            noise_deviation(usable, mechanism, training.steps_per_round, training.step_size),
-        )
-        norm = math.sqrt(squared_norm(update))
+        with stage("aggregate"):
+            weights = [float(reply.declared_users) for reply in usable]
+            update = weighted_mean([reply.arrays for reply in usable], weights)
+            self._adapter = self.optimizer.step(self._adapter, update)
+            self.average.add(server_round, self._adapter)
+            training, mechanism = self.config.training, self.plan.mechanism("step")
+            self.signal.add(
+                update,
+                noise_deviation(usable, mechanism, training.steps_per_round, training.step_size),
+            )
+            norm = math.sqrt(squared_norm(update))
         metrics = MetricRecord({"replies": len(usable), "update_norm": norm})
         return pack_arrays(self._adapter), metrics
 
@@ -148,8 +157,16 @@ class FederationStrategy(Strategy):
         """Log what every organisation is asked to release."""
         LOGGER.info("plan %s: %s", self.plan.sha256[:12], self.plan.to_json())
 
+    @property
+    def _half(self) -> bool:
+        return self.config.training.send_precision == "float16"
+
     def _check_update(self, reply: Reply) -> None:
         training = self.config.training
+        if self._half and not are_halved(reply.arrays):
+            raise FederationError(f"{reply.name}: an update that is not float16, as was asked for")
+        if self._half:
+            reply = dataclasses.replace(reply, arrays=widened(reply.arrays))
         shapes = {name: tuple(value.shape) for name, value in self._adapter.items()}
         reach = training.steps_per_round * training.step_size
         check_update(reply, shapes, self.plan.mechanism("step"), reach)

@@ -93,8 +93,10 @@ class BaseSection(Section):
     """The base language model."""
 
     name: str = Field("minilm", description="minilm, smollm2, a directory, or a hub id.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto takes bfloat16 where the processor has it."
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto",
+        description="auto takes bfloat16 where the processor has it; int8 holds the frozen weights "
+        "in eight bits (needs torchao) and takes products as auto.",
     )
 
 
@@ -214,7 +216,18 @@ class TrainingSection(Section):
         1.0, description="Probability with which each user enters a step (Poisson)."
     )
     step_size: Positive = Field(1.0, description="Step of the client's optimiser (SGD).")
+    send_precision: Literal["float32", "float16"] = Field(
+        "float32",
+        description="Of adapters and updates on the way; float16 halves a round's bytes. Rounding "
+        "comes after the noise.",
+    )
     micro_batch_rows: Count = Field(64, description="Rows of a forward pass; bounds memory.")
+    softmax_items: int = Field(
+        8192,
+        ge=2,
+        description="Most items in the normaliser of the cross-entropy; of a larger catalogue a "
+        "public sample stands for all.",
+    )
 
 
 class ServerSection(Section):

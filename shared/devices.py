@@ -11,10 +11,24 @@ from shared.errors import ConfigError
 
 @dataclass(frozen=True)
 class Runtime:
-    """Device and precision of a process. ``precision`` is ``float32`` or ``bfloat16``."""
+    """Device and precision of a process.
+
+    Attributes:
+        device: as torch names it.
+        precision: of products, ``float32`` or ``bfloat16``.
+        weights: in which the frozen layers of a user model are held, ``float32`` or ``int8``.
+    """
 
     device: str
     precision: str
+    weights: str = "float32"
+
+    @property
+    def attention(self) -> str:
+        """Which attention of transformers is used."""
+        # Windows are short: on a CPU plain products beat the fused kernel, whose backward pass took
+        # 37% of a private step (bfloat16, 50 positions). On a GPU it picks a flash kernel.
+        return "eager" if self.device == "cpu" else "sdpa"
 
     def autocast(self) -> AbstractContextManager[object]:
         """Mixed precision for matrix products; parameters and reductions stay float32."""
@@ -28,8 +42,10 @@ class Runtime:
 def choose_runtime(device: str, precision: str, threads: int) -> Runtime:
     """Resolve ``auto``; set torch's thread count (0: as many as this process may use).
 
+    ``int8`` is about weights; their products are taken as by ``auto``.
+
     Raises:
-        ConfigError: for a device this machine does not have.
+        ConfigError: for a device this machine does not have, and for eight bits on a GPU.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,9 +53,15 @@ def choose_runtime(device: str, precision: str, threads: int) -> Runtime:
         raise ConfigError(f"run.device: {device} asked for, but torch sees no CUDA device; use cpu")
     # Set even for 0: Ray's workers start with one thread, and equal counts give equal sums.
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    if precision == "auto":
+    weights = "int8" if precision == "int8" else "float32"
+    if weights == "int8" and device != "cpu":
+        raise ConfigError(
+            f"base.precision: int8 was tried on processors only, and the device is {device}; use "
+            "bfloat16, or run.device = cpu"
+        )
+    if precision in ("auto", "int8"):
         precision = "bfloat16" if _fast_bfloat16(device) else "float32"
-    return Runtime(device, precision)
+    return Runtime(device, precision, weights)
 
 
 def _fast_bfloat16(device: str) -> bool:

@@ -167,6 +167,10 @@ _CLASSES: dict[str, type[Any]] = {
     "release": Release,
     "refusal": Refusal,
 }
+_FIELDS = {
+    kind: {field.name: field.type for field in dataclasses.fields(kind)}
+    for kind in _CLASSES.values()
+}
 
 
 def exact(value: Any) -> Any:
@@ -185,7 +189,7 @@ def exact(value: Any) -> Any:
 
 def to_body(entry: Entry) -> dict[str, Any]:
     """The body of an entry's record."""
-    body: dict[str, Any] = exact(dataclasses.asdict(entry))
+    body: dict[str, Any] = exact(vars(entry))
     if isinstance(entry, Intent):
         body["count"] = str(entry.count)
     return body
@@ -202,9 +206,9 @@ def parse_entry(record: Record) -> Entry | None:
     kind = _CLASSES.get(record.kind)
     if kind is None:
         raise PrivacyError(f"record {record.sequence}: {record.kind!r} is no kind of entry")
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    fields = _FIELDS[kind]
     try:
-        if set(record.body) != set(fields):
+        if record.body.keys() != fields.keys():
             raise ValueError(f"its fields are {sorted(record.body)}")
         entry: Entry = kind(**{k: _read(record.body[k], t) for k, t in fields.items()})
         if to_body(entry) != dict(record.body):

@@ -1,6 +1,7 @@
 """The vocabulary of messages between server and clients: requests, signed, and replies."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
@@ -14,6 +15,7 @@ from shared.chain import Anchor, Head, canonical, parse_head
 from shared.errors import FederationError, PrivacyError
 from shared.keys import SigningKey, verify_new
 from shared.plan import PrivacyPlan
+from shared.stages import stage
 from shared.wire import CALLS as CALLS
 from shared.wire import COOCCURRENCE as COOCCURRENCE
 from shared.wire import DELIVER_ADAPTER as DELIVER_ADAPTER
@@ -117,6 +119,11 @@ class Request:
     settings: str = ""
     signature: str = ""
 
+    @functools.cached_property
+    def arrays_sha256(self) -> str:
+        """Hash of the arrays; nobody changes them in place."""
+        return arrays_sha256(self.arrays)
+
     def identifier(self, kind: str) -> str:
         """Names this request in ledgers; a repeated message has the same one."""
         return f"{self.run}/{self.round}/{kind}"
@@ -152,15 +159,17 @@ def signed(kind: str, request: Request, key: SigningKey, arrays_hash: str = "") 
         key: of the server.
         arrays_hash: ``arrays_sha256`` of its arrays where it is known.
     """
-    named = dataclasses.replace(request, federation=key.public)
-    hashed = arrays_hash or arrays_sha256(request.arrays)
-    return dataclasses.replace(named, signature=key.sign(_signed_bytes(kind, named, hashed)))
+    with stage("signatures"):
+        named = dataclasses.replace(request, federation=key.public)
+        hashed = arrays_hash or named.arrays_sha256
+        return dataclasses.replace(named, signature=key.sign(_signed_bytes(kind, named, hashed)))
 
 
 def genuine(kind: str, request: Request) -> bool:
     """Whether a request carries the signature of the server that it names."""
-    message = _signed_bytes(kind, request, arrays_sha256(request.arrays))
-    return verify_new(request.federation, message, request.signature)
+    with stage("signatures"):
+        message = _signed_bytes(kind, request, request.arrays_sha256)
+        return verify_new(request.federation, message, request.signature)
 
 
 def _signed_bytes(kind: str, request: Request, arrays_hash: str) -> bytes:
@@ -172,13 +181,19 @@ def _fields_of(request: Request) -> dict[str, str | int]:
     return {
         "run": request.run,
         "round": request.round,
-        "plan": "" if request.plan is None else request.plan.to_json(),
+        "plan": "" if request.plan is None else _plan_text(request.plan),
         "model_sha256": request.model_sha256,
         "federation": request.federation,
-        "anchor": "" if request.anchor is None else request.anchor.to_json(),
+        "anchor": "" if request.anchor is None else _anchor_text(request.anchor),
         "settings": request.settings,
         "signature": request.signature,
     }
+
+
+# A run has one plan, and every request and reply of it carries it.
+_plan = functools.lru_cache(maxsize=16)(PrivacyPlan.from_json)
+_plan_text = functools.lru_cache(maxsize=16)(PrivacyPlan.to_json)
+_anchor_text = functools.lru_cache(maxsize=16)(Anchor.to_json)
 
 
 def pack_request(request: Request, arrays: ArrayRecord | None = None) -> RecordDict:
@@ -200,18 +215,19 @@ def parse_request(parcel: Parcel) -> Request:
         FederationError: if a field is missing, unknown, or of another type.
         PrivacyError: if its plan or anchor is none.
     """
-    fields = RequestFields.parse(parcel.fields)
-    return Request(
-        run=fields.run,
-        round=fields.round,
-        plan=PrivacyPlan.from_json(fields.plan) if fields.plan else None,
-        model_sha256=fields.model_sha256,
-        arrays=dict(parcel.arrays),
-        federation=fields.federation,
-        anchor=Anchor.from_json(fields.anchor) if fields.anchor else None,
-        settings=fields.settings,
-        signature=fields.signature,
-    )
+    with stage("serialise"):
+        fields = RequestFields.parse(parcel.fields)
+        return Request(
+            run=fields.run,
+            round=fields.round,
+            plan=_plan(fields.plan) if fields.plan else None,
+            model_sha256=fields.model_sha256,
+            arrays=dict(parcel.arrays),
+            federation=fields.federation,
+            anchor=Anchor.from_json(fields.anchor) if fields.anchor else None,
+            settings=fields.settings,
+            signature=fields.signature,
+        )
 
 
 def reply_parcel(reply: Reply) -> Parcel:
@@ -220,7 +236,7 @@ def reply_parcel(reply: Reply) -> Parcel:
         "name": reply.name,
         "declared_users": reply.declared_users,
         "round": reply.round,
-        "head": "" if reply.head is None else canonical(dataclasses.asdict(reply.head)),
+        "head": "" if reply.head is None else canonical(vars(reply.head)),
     }
     return Parcel(fields, reply.arrays)
 

@@ -1,6 +1,6 @@
 """Ranking quality on the whole catalogue: ranks of the targets, metrics over users, comparison."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +17,8 @@ Scorer = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 Metric = Literal["hr", "ndcg", "mrr", "precision", "recall", "f1", "accuracy"]
 
 BOOTSTRAP_CHUNK = 1 << 22
+MOST_USERS = 512
+SCORES_PER_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -182,29 +184,27 @@ class Difference:
 
 
 def evaluate(
-    score_block: Scorer, split: Split, items: int, cutoff: int = 10, block: int = 512
+    score_block: Scorer, split: Split, items: int, cutoff: int = 10, block: int = 0
 ) -> Evaluation:
     """Rank the target of every user who has one among all items not in the user's history.
 
-    Scores are asked for ``block`` users at a time, so memory is ``block * items`` scores.
+    Scores are asked for ``block`` users at a time, so memory is a few times ``block * items``
+    scores. Scores that are linear in an item's vector are ranked many times as fast by
+    ``shared.ranking``.
 
     Args:
         score_block: scores for rows of ``split``; higher is better.
         split: who is evaluated, on which target, after which history.
         items: size of the catalogue.
         cutoff: k of the metrics at k.
-        block: users scored at once.
+        block: users scored at once; 0: as many as have some 16 million scores, at most 512.
 
     Raises:
         DataError: if no user has a target.
         ModelError: if scores have the wrong shape or are not finite; names the user.
     """
-    users = np.flatnonzero(split.target != NO_TARGET)
-    if not len(users):
-        raise DataError(
-            f"evaluation: none of the {len(split.target)} users has a target in this part; "
-            "expected at least one. Give longer histories or another evaluation.protocol"
-        )
+    users = evaluated_users(split)
+    block = block or max(1, min(MOST_USERS, SCORES_PER_BLOCK // items))
     rank_parts, top_parts = [], []
     for start in range(0, len(users), block):
         part = users[start : start + block]
@@ -222,6 +222,21 @@ def evaluate(
         items=items,
         cutoff=cutoff,
     )
+
+
+def evaluated_users(split: Split) -> npt.NDArray[np.int64]:
+    """Places of the users who have a target.
+
+    Raises:
+        DataError: if there are none.
+    """
+    users = np.flatnonzero(split.target != NO_TARGET)
+    if not len(users):
+        raise DataError(
+            f"evaluation: none of the {len(split.target)} users has a target in this part; "
+            "expected at least one. Give longer histories or another evaluation.protocol"
+        )
+    return users
 
 
 def ranks(
@@ -287,7 +302,7 @@ def paired_bootstrap(
     )
 
 
-def _check_scores(scores: npt.NDArray[np.float32], user_ids: tuple[str, ...], items: int) -> None:
+def _check_scores(scores: npt.NDArray[np.float32], user_ids: Sequence[str], items: int) -> None:
     if scores.shape != (len(user_ids), items):
         raise ModelError(
             f"scores of users {user_ids[0]!r} to {user_ids[-1]!r}: found shape {scores.shape}; "

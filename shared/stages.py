@@ -1,14 +1,16 @@
-"""Where the time of a process goes: wall seconds of each stage of a round.
+"""Where the time of a process goes: wall seconds of each stage of a round, and how often it ran.
 
 The times say how much private data there is: they stay on the machine.
 """
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _totals: dict[str, float] = {}
+_calls: Counter[str] = Counter()
 _lock = threading.Lock()
 _running = threading.local()
 
@@ -31,9 +33,16 @@ def stage(name: str) -> Iterator[None]:
             outer[0] += passed
         with _lock:
             _totals[name] = _totals.get(name, 0.0) + passed - inner[0]
+            _calls[name] += 1
 
 
 def stage_seconds() -> dict[str, float]:
     """Seconds by stage since this process started, of all its threads."""
     with _lock:
         return dict(_totals)
+
+
+def stage_calls() -> dict[str, int]:
+    """How often each stage ran since this process started."""
+    with _lock:
+        return dict(_calls)

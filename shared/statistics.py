@@ -6,6 +6,7 @@ for recommendation goes back to McSherry and Mironov (KDD 2009). Everything afte
 post-processing and free.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ from shared.histories import PrivateHistories
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Rows = tuple[Ints, Ints, Floats]
+"""Sparse rows: ``(users, coordinates, values)``, one entry for each value that is not zero."""
 
 # Below 1 by more than the rounding of a float64 sum of squares, so that the bound is exact.
 UNIT = 1.0 - 1e-12
@@ -24,29 +27,24 @@ UNIT = 1.0 - 1e-12
 # round would move by more than one user's row when that user goes (2 ** -30 of the sensitivity, the
 # grid of discrete noise too).
 SPACING = grid_spacing(1.0)
-USERS_PER_BLOCK = 4096
+# Bounds memory: a block's pairs, up to ``pair_window`` an interaction, are held together.
+INTERACTIONS_PER_BLOCK = 2**17
 AUTO_DEVIATIONS = 4.0
 AUTO_RANGE = (100, 400)
 
 
-def popularity_rows(histories: PrivateHistories) -> tuple[Ints, Ints, Floats]:
+def popularity_rows(histories: PrivateHistories) -> Rows:
     """The sparse rows of P: ``1 / sqrt(distinct items)`` at each item that a user has.
 
     Returns:
         ``(users, items, values)``, one entry per distinct pair; every user's L2 norm is at most 1.
     """
-    owner = np.repeat(np.arange(len(histories)), histories.lengths)
-    width = int(histories.items.max(initial=0)) + 1
-    pairs = np.unique(owner * width + histories.items)
-    users, items = pairs // width, pairs % width
-    distinct = np.bincount(users, minlength=len(histories))
-    return users, items, _on_grid(UNIT / np.sqrt(distinct[users]))
+    return _together(_popularity_blocks(histories))
 
 
 def popularity_sum(histories: PrivateHistories, items: int) -> Floats:
     """Sum of all users' rows of P, ``[items] float64``. Private until noised."""
-    _, places, values = popularity_rows(histories)
-    return np.bincount(places, weights=values, minlength=items).astype(np.float64)
+    return _summed(_popularity_blocks(histories), items)
 
 
 def triangle_size(k: int) -> int:
@@ -54,9 +52,7 @@ def triangle_size(k: int) -> int:
     return k * (k - 1) // 2
 
 
-def cooccurrence_rows(
-    histories: PrivateHistories, top: Ints, options: StatisticsSection
-) -> tuple[Ints, Ints, Floats]:
+def cooccurrence_rows(histories: PrivateHistories, top: Ints, options: StatisticsSection) -> Rows:
     """The sparse rows of G over the items ``top``, in the order of that array.
 
     A history is first restricted to ``top``; then each unordered pair of different items up to
@@ -66,26 +62,12 @@ def cooccurrence_rows(
     Returns:
         ``(users, cells, values)``; cells number the upper triangle row by row.
     """
-    place = np.full(int(max(histories.items.max(initial=0), top.max(initial=0))) + 1, -1)
-    place[top] = np.arange(len(top))
-    parts = [
-        _block_rows(histories, place, len(top), options, start)
-        for start in range(0, len(histories), USERS_PER_BLOCK)
-    ]
-    users, cells, values = zip(*parts, strict=True) if parts else ((), (), ())
-    empty = [np.empty(0, dtype=np.int64)]
-    return (
-        np.concatenate([*empty, *users]),
-        np.concatenate([*empty, *cells]),
-        np.concatenate([np.empty(0), *values]),
-    )
+    return _together(_cooccurrence_blocks(histories, top, options))
 
 
 def cooccurrence_sum(histories: PrivateHistories, top: Ints, options: StatisticsSection) -> Floats:
     """Sum of all users' rows of G, ``[K * (K - 1) / 2] float64``. Private until noised."""
-    _, cells, values = cooccurrence_rows(histories, top, options)
-    size = triangle_size(len(top))
-    return np.bincount(cells, weights=values, minlength=size).astype(np.float64)
+    return _summed(_cooccurrence_blocks(histories, top, options), triangle_size(len(top)))
 
 
 @dataclass(frozen=True)
@@ -156,44 +138,78 @@ def transition_matrix(
 
 def decayed_context(histories: PrivateHistories, users: Ints, top: Ints, decay: float) -> Floats:
     """Each user's history over ``top``, decayed per step back, ``[users, K] float64``."""
-    place = np.full(int(max(histories.items.max(initial=0), top.max(initial=0))) + 1, -1)
+    ends = histories.offsets[users + 1]
+    lengths = ends - histories.offsets[users]
+    owner = np.repeat(np.arange(len(users)), lengths)
+    back = np.arange(len(owner)) - (np.cumsum(lengths) - lengths)[owner]
+    had = histories.items[ends[owner] - 1 - back]
+    where = _places(had, top)[had]
+    inside = where >= 0
+    weights = (decay ** np.arange(lengths.max(initial=0)))[back[inside]]
+    cells = owner[inside] * len(top) + where[inside]
+    sums = np.bincount(cells, weights=weights, minlength=len(users) * len(top))
+    return sums.reshape(len(users), len(top)).astype(np.float64)
+
+
+def _places(items: Ints, top: Ints) -> Ints:
+    """Place in ``top`` of each item up to the greatest there is, or -1."""
+    place = np.full(int(max(items.max(initial=0), top.max(initial=0))) + 1, -1)
     place[top] = np.arange(len(top))
-    context = np.zeros((len(users), len(top)))
-    for row, user in enumerate(users):
-        where = place[histories.row(int(user))][::-1]
-        weights = decay ** np.arange(len(where))
-        np.add.at(context[row], where[where >= 0], weights[where >= 0])
-    return context
+    return place
 
 
-def _block_rows(
-    histories: PrivateHistories,
-    place: Ints,
-    k: int,
-    options: StatisticsSection,
-    start: int,
-) -> tuple[Ints, Ints, Floats]:
-    stop = min(start + USERS_PER_BLOCK, len(histories))
-    begin, end = histories.offsets[start], histories.offsets[stop]
-    where = place[histories.items[begin:end]]
-    owner = np.repeat(np.arange(start, stop), histories.lengths[start:stop])[where >= 0]
-    where = where[where >= 0]
-    keys, weights = [], []
-    longest = int(histories.lengths[start:stop].max(initial=0))
-    for distance in range(1, max(2, min(options.pair_window, longest - 1) + 1)):
-        same = owner[:-distance] == owner[distance:]
-        first, second = where[:-distance][same], where[distance:][same]
-        different = first != second
-        low = np.minimum(first, second)[different]
-        high = np.maximum(first, second)[different]
-        cell = low * k - low * (low + 1) // 2 + (high - low - 1)
-        keys.append(owner[:-distance][same][different] * triangle_size(k) + cell)
-        weights.append(np.full(len(cell), options.pair_decay ** (distance - 1)))
-    unique, index = np.unique(np.concatenate(keys), return_inverse=True)
-    sums = np.bincount(index, weights=np.concatenate(weights), minlength=len(unique))
-    users, cells = unique // triangle_size(k), unique % triangle_size(k)
-    norms = np.sqrt(np.bincount(users, weights=sums**2, minlength=len(histories)))
-    return users, cells, _on_grid(sums * UNIT / norms[users])
+def _together(blocks: Iterable[Rows]) -> Rows:
+    empty = np.empty(0, dtype=np.int64)
+    users, places, values = zip(*((empty, empty, np.empty(0)), *blocks), strict=True)
+    return np.concatenate(users), np.concatenate(places), np.concatenate(values)
+
+
+def _summed(blocks: Iterable[Rows], size: int) -> Floats:
+    """Sum of rows; exact on the grid, so that it does not depend on the blocks."""
+    total = np.zeros(size)
+    for _, places, values in blocks:
+        total += np.bincount(places, weights=values, minlength=size)
+    return total
+
+
+def _popularity_blocks(histories: PrivateHistories) -> Iterator[Rows]:
+    for first, last in histories.blocks(INTERACTIONS_PER_BLOCK):
+        held = histories.items[histories.offsets[first] : histories.offsets[last]]
+        owner = np.repeat(np.arange(last - first), histories.lengths[first:last])
+        width = int(held.max(initial=0)) + 1
+        pairs = np.sort(owner * width + held)
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+        users, items = pairs // width, pairs % width
+        distinct = np.bincount(users, minlength=last - first)
+        yield users + first, items, _on_grid(UNIT / np.sqrt(distinct[users]))
+
+
+def _cooccurrence_blocks(
+    histories: PrivateHistories, top: Ints, options: StatisticsSection
+) -> Iterator[Rows]:
+    k = len(top)
+    place = _places(histories.items, top)
+    for first, last in histories.blocks(INTERACTIONS_PER_BLOCK):
+        where = place[histories.items[histories.offsets[first] : histories.offsets[last]]]
+        lengths = histories.lengths[first:last]
+        owner = np.repeat(np.arange(last - first), lengths)[where >= 0]
+        where = where[where >= 0]
+        keys, weights = [], []
+        longest = int(lengths.max(initial=0))
+        for distance in range(1, max(2, min(options.pair_window, longest - 1) + 1)):
+            same = owner[:-distance] == owner[distance:]
+            before, after = where[:-distance][same], where[distance:][same]
+            different = before != after
+            low = np.minimum(before, after)[different]
+            high = np.maximum(before, after)[different]
+            cell = low * k - low * (low + 1) // 2 + (high - low - 1)
+            keys.append(owner[:-distance][same][different] * triangle_size(k) + cell)
+            weights.append(np.full(len(cell), options.pair_decay ** (distance - 1)))
+        unique, index = np.unique(np.concatenate(keys), return_inverse=True)
+        sums = np.bincount(index, weights=np.concatenate(weights), minlength=len(unique))
+        users, cells = unique // triangle_size(k), unique % triangle_size(k)
+        norms = np.sqrt(np.bincount(users, weights=sums**2, minlength=last - first))
+        yield users + first, cells, _on_grid(sums * UNIT / norms[users])
 
 
 def _on_grid(values: Floats) -> Floats:

@@ -26,7 +26,9 @@ from shared.config import ModelSection
 from shared.devices import Runtime
 from shared.encoder import POOLED_TYPES, Vectors
 from shared.errors import ModelError
+from shared.quantised import hold_in_eight_bits
 from shared.ratings import RatingHead, RatingScale
+from shared.softmax import Candidates, next_item_losses
 
 # Item vectors enter at this many times the norm of the base's own embeddings, so that they and not
 # the position embeddings carry the input (measured on ml-100k, no noise: NDCG@10 0.058 against
@@ -98,11 +100,24 @@ class UserModel(nn.Module):
         return hidden
 
 
-def load_backbone(path: Path, layers: int, layers_from: str) -> PreTrainedModel:
+def load_backbone(
+    path: Path,
+    layers: int,
+    layers_from: str,
+    weights: str = "float32",
+    attention: str = "eager",
+) -> PreTrainedModel:
     """The base with all but ``layers`` of its layers passed through, causal, without dropout.
+
+    Args:
+        path: of the base.
+        layers, layers_from: which of its layers are kept.
+        weights: ``float32``, or ``int8`` for linear layers in eight bits.
+        attention: implementation of transformers, by ``Runtime.attention``.
 
     Raises:
         ModelError: for a base of an unknown structure or with fewer layers.
+        AssetError: for ``int8`` where the package that it needs is not installed.
     """
     config = AutoConfig.from_pretrained(path, local_files_only=True)
     for name in vars(config).copy():
@@ -116,9 +131,7 @@ def load_backbone(path: Path, layers: int, layers_from: str) -> PreTrainedModel:
     model: PreTrainedModel = AutoModel.from_pretrained(
         path,
         config=config,
-        # Windows are short: plain products beat the fused kernel, whose backward pass on a CPU took
-        # 37% of a private step (bfloat16, 50 positions).
-        attn_implementation="eager",
+        attn_implementation=attention,
         dtype=torch.float32,
         use_safetensors=True,
         local_files_only=True,
@@ -131,6 +144,8 @@ def load_backbone(path: Path, layers: int, layers_from: str) -> PreTrainedModel:
     for index in range(len(stack)):
         if index not in kept:
             stack[index] = PassThrough()
+    if weights == "int8":
+        hold_in_eight_bits(stack)
     model.requires_grad_(False)
     return model
 
@@ -141,8 +156,14 @@ def build_user_model(base: Base, options: ModelSection, runtime: Runtime, seed: 
     The frozen A of every adapter is drawn from ``seed`` on the CPU, so that every client that
     builds the model holds the same one.
     """
-    backbone = load_backbone(base.path, options.layers, options.layers_from)
+    backbone = load_backbone(
+        base.path, options.layers, options.layers_from, runtime.weights, runtime.attention
+    )
     scale = input_scale(backbone)
+    # Item vectors enter in place of words. Without their table a fifth of SmolLM2 is not held, and
+    # nothing holds the mapped file once its other weights are rounded.
+    backbone.set_input_embeddings(nn.Embedding(1, int(backbone.config.hidden_size)))
+    backbone.requires_grad_(False)
     # Opacus #820, #830: to its device before get_peft_model.
     backbone.to(runtime.device)  # type: ignore[arg-type]
     lora = LoraConfig(
@@ -156,6 +177,8 @@ def build_user_model(base: Base, options: ModelSection, runtime: Runtime, seed: 
     with warnings.catch_warnings():
         # PEFT warns that it renames the base to this machine's path; that is put right below.
         warnings.filterwarnings("ignore", message=".*base_model_name_or_path.*")
+        # Nor that it cannot merge into weights of eight bits, which nobody asks it to do.
+        warnings.filterwarnings("ignore", message=".*get_apply_tensor_subclass.*")
         adapted = get_peft_model(backbone, lora)
     adapted.peft_config["default"].base_model_name_or_path = base.reference
     generator = torch.Generator().manual_seed(seed)
@@ -203,13 +226,18 @@ def target_modules(backbone: nn.Module, names: Sequence[str]) -> list[str]:
 
 
 def row_losses(
-    model: nn.Module, rows: Rows, items: Tensor, prior: Tensor, temperature: float
+    model: nn.Module,
+    rows: Rows,
+    items: Tensor,
+    prior: Tensor,
+    temperature: float,
+    candidates: Candidates | None = None,
 ) -> Tensor:
     """Cross-entropy over the catalogue, the mean over each row's positions: ``[rows] float32``.
 
     A model with a rating head adds its weight times the mean squared error of the row's ratings.
     Nothing in a row's loss depends on another row: padding stands at the right of a causal model
-    and is left out of the mean; the normaliser runs over the public catalogue.
+    and is left out of the mean; the normaliser runs over the public catalogue or a public sample.
 
     Args:
         model: a ``UserModel`` or a wrapper of one.
@@ -217,12 +245,13 @@ def row_losses(
         items: ``[items, dim]`` unit item vectors.
         prior: ``[items] float32`` log popularity, public or released.
         temperature: of the cosine.
+        candidates: of the normaliser, by ``public_candidates``; None: all items.
     """
     hidden = model(items[rows.inputs].float())
     valid = rows.targets >= 0
     direction = nn.functional.normalize(hidden[valid].float(), dim=-1)
-    logits = (direction.to(items.dtype) @ items.T).float() / temperature + prior
-    losses = nn.functional.cross_entropy(logits, rows.targets[valid], reduction="none")
+    targets = rows.targets[valid]
+    losses = next_item_losses(direction, targets, items, prior, temperature, candidates)
     owner = valid.nonzero()[:, 0]
     count = valid.sum(1).clamp(min=1)
     total = torch.zeros(len(count), device=losses.device).index_add(0, owner, losses)

@@ -5,9 +5,11 @@ hold the fields. The courier between Flower and the agent needs no more than thi
 neither plans nor models.
 """
 
+import functools
 import hashlib
 import io
 import json
+import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from shared.errors import FederationError
+from shared.stages import stage
 
 JOIN = "query.join"
 PLAN = "query.plan"
@@ -51,6 +54,10 @@ NUMPY = "numpy.ndarray"
 METADATA = "tacit"
 # Fields are a plan, settings, an anchor, names: a few kilobytes.
 LARGEST_HEADER_BYTES = 4 * 1024**2
+
+# How long numpy makes the header of an array of a few dimensions.
+HEADER_BYTES = 128
+_LENGTH = struct.pack("<H", HEADER_BYTES - 10)
 
 # What numpy raises over hostile headers, which it reads as Python literals.
 UNREADABLE = (
@@ -97,9 +104,10 @@ class AgentAccess(Protocol):
 
 def to_records(parcel: Parcel, name: str) -> RecordDict:
     """Flower's records of a parcel; its fields in the one called ``name``."""
-    return RecordDict(
-        {name: ConfigRecord(dict(parcel.fields)), "arrays": pack_arrays(parcel.arrays)}
-    )
+    with stage("serialise"):
+        return RecordDict(
+            {name: ConfigRecord(dict(parcel.fields)), "arrays": pack_arrays(parcel.arrays)}
+        )
 
 
 def from_records(content: RecordDict, name: str, only: Iterable[str] | None = None) -> Parcel:
@@ -121,7 +129,8 @@ def from_records(content: RecordDict, name: str, only: Iterable[str] | None = No
     if len(content) != 2:
         raise FederationError(f"message: it carries further records: {sorted(content)}")
     wanted = record if only is None else [n for n in only if n in record]
-    return Parcel(_texts_and_numbers(fields), {n: _values(n, record[n]) for n in wanted})
+    with stage("serialise"):
+        return Parcel(_texts_and_numbers(fields), {n: _values(n, record[n]) for n in wanted})
 
 
 def to_bytes(parcel: Parcel) -> bytes:
@@ -150,9 +159,8 @@ def from_bytes(data: bytes) -> Parcel:
 
 def pack_arrays(arrays: AnyArrays) -> ArrayRecord:
     """Arrays as Flower carries them."""
-    return ArrayRecord(
-        {name: Array.from_numpy_ndarray(np.asarray(v, order="C")) for name, v in arrays.items()}
-    )
+    with stage("serialise"):
+        return ArrayRecord({n: _packed(np.asarray(v, order="C")) for n, v in arrays.items()})
 
 
 def unpack_arrays(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
@@ -161,7 +169,8 @@ def unpack_arrays(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
     Raises:
         FederationError: names an array whose bytes cannot be read.
     """
-    return {name: _values(name, array) for name, array in record.items()}
+    with stage("serialise"):
+        return {name: _values(name, array) for name, array in record.items()}
 
 
 def arrays_sha256(arrays: AnyArrays) -> str:
@@ -169,10 +178,34 @@ def arrays_sha256(arrays: AnyArrays) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         value = np.asarray(arrays[name], order="C")
-        # In a form of its own for each array, so that no two sets of arrays give the same bytes.
-        digest.update(json.dumps([name, value.dtype.str, list(value.shape)]).encode() + b"\n")
-        digest.update(value.tobytes())
+        digest.update(_named(name, value.dtype.str, value.shape))
+        digest.update(value.data)
     return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _named(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
+    """What goes before an array's values, so that no two sets of arrays give the same bytes."""
+    return json.dumps([name, dtype, list(shape)]).encode() + b"\n"
+
+
+def halved(arrays: AnyArrays) -> dict[str, npt.NDArray[Any]]:
+    """Arrays rounded to float16; what lies beyond its range goes to the range's end."""
+    most = np.finfo(np.float16).max
+    return {name: np.clip(value, -most, most).astype(np.float16) for name, value in arrays.items()}
+
+
+def are_halved(arrays: AnyArrays) -> bool:
+    """Whether there are arrays and all of them are float16."""
+    return bool(arrays) and all(value.dtype == np.float16 for value in arrays.values())
+
+
+def widened(arrays: AnyArrays) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of float16 as float32, which is exact; others as they are."""
+    return {
+        name: value.astype(np.float32) if value.dtype == np.float16 else value
+        for name, value in arrays.items()
+    }
 
 
 def size_bytes(arrays: AnyArrays) -> int:
@@ -189,11 +222,45 @@ def _texts_and_numbers(fields: Mapping[Any, Any]) -> dict[str, str | int]:
     return found
 
 
+def _packed(value: npt.NDArray[Any]) -> Array:
+    """As ``Array.from_numpy_ndarray``, with headers that are not written anew for every message."""
+    if value.dtype.hasobject:
+        raise FederationError(f"arrays of {value.dtype} cannot be sent")
+    data = _header(value.dtype, value.shape) + value.tobytes()
+    return Array(str(value.dtype), value.shape, NUMPY, data)
+
+
+@functools.lru_cache(maxsize=256)
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    stream = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
+    return stream.getvalue()
+
+
 def _values(name: str, array: Array) -> npt.NDArray[Any]:
     if array.stype != NUMPY:
         raise FederationError(f"array {name}: serialised as {array.stype!r}, expected {NUMPY!r}")
     try:
-        # Not numpy.load, which also opens archives and pickles.
-        return np.lib.format.read_array(io.BytesIO(array.data), allow_pickle=False)
+        layout = _layout(array.data[:HEADER_BYTES])
+        if layout is None:
+            # Not numpy.load, which also opens archives and pickles.
+            return np.lib.format.read_array(io.BytesIO(array.data), allow_pickle=False)
+        dtype, shape = layout
+        flat = np.frombuffer(array.data, dtype, math.prod(shape), HEADER_BYTES)
+        return flat.reshape(shape).copy()
     except UNREADABLE as error:
         raise FederationError(f"array {name}: its bytes cannot be read ({error})") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _layout(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...]] | None:
+    """Type and shape in a header as numpy writes it; None for any other, which numpy may read."""
+    stream = io.BytesIO(header)
+    if np.lib.format.read_magic(stream) != (1, 0) or header[8:10] != _LENGTH:
+        return None
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
+    usual = not (by_columns or dtype.hasobject or dtype.itemsize == 0 or min(shape, default=1) < 1)
+    return (dtype, shape) if usual else None

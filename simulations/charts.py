@@ -164,6 +164,28 @@ def bytes_chart(names: Sequence[str], kilobytes: Sequence[Sequence[float]], shap
         return _svg(figure, f"Stacked bars of kilobytes sent by {len(names)} organisations")
 
 
+def stages_chart(rounds: Sequence[int], seconds: Sequence[Sequence[float]], shape: Shape) -> str:
+    """What every round took, as bars stacked by group of stages.
+
+    Args:
+        rounds: their numbers.
+        seconds: ``[groups][rounds]``; groups are coloured in the order of ``SERIES``.
+        shape: of the page.
+    """
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": f"stages-{shape}"}):
+        figure = _figure(shape, 220.0)
+        ax = figure.subplots()
+        below = np.zeros(len(rounds))
+        for number, row in enumerate(seconds):
+            ax.bar(rounds, row, 0.8, bottom=below, color=_COLOUR[SERIES[number % len(SERIES)]])
+            below = below + row
+        ax.set_title("Seconds of every round")
+        ax.set_xlabel("Round")
+        _quiet(ax, "y")
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        return _svg(figure, f"Stacked bars of seconds by stage in {len(rounds)} rounds")
+
+
 def _figure(shape: Shape, height_pt: float) -> Figure:
     return Figure(figsize=(WIDTHS_PT[shape] / 72, height_pt / 72), facecolor="none")
 

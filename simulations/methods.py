@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from shared.metrics import Evaluation, evaluate
+from shared.ranking import FindTargets, evaluate_targets
 from shared.scoring import Ints, Scorer, Scores, zero_shot_scores
 from shared.splits import Split
 from simulations.baselines.ease import ease
@@ -75,13 +76,13 @@ def federated(world: World, method: str, part: Split, scores: Scorer) -> Evaluat
     """
     without = replace(scores.blend(), adapter=0.0)
     alone = replace(without, content=0.0)
-    ways: dict[str, Callable[[Ints], Scores]] = {
-        "statistics": lambda users: scores.fused(part.history, users, blend=alone),
-        "texts": lambda users: scores.fused(part.history, users, blend=without),
+    ways: dict[str, FindTargets] = {
+        "statistics": lambda users: scores.targets(part.history, users, blend=alone),
+        "texts": lambda users: scores.targets(part.history, users, blend=without),
         "adapter": lambda users: scores.adapter_alone(part.history, users),
-        "federation": lambda users: scores.fused(part.history, users),
+        "federation": lambda users: scores.targets(part.history, users),
     }
-    return evaluate(ways[method], part, world.items, world.config.evaluation.cutoff)
+    return evaluate_targets(ways[method], scores.item_side, part, world.config.evaluation.cutoff)
 
 
 def cold_slice(world: World, evaluation: Evaluation, scores: Scorer) -> Evaluation | None:

@@ -7,6 +7,7 @@ whose layers stand in for the base's own; its card names data, licence and hashe
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from shared.errors import ConfigError, RunError
 from shared.files import sha256_file, write_json
 from shared.histories import PrivateHistories
 from shared.models import load_model
+from shared.softmax import Candidates, public_candidates
 from shared.statistics import log_popularity, popularity_sum
 from shared.user_model import (
     UserModel,
@@ -89,7 +91,12 @@ def pretrain(
     runtime = loaded.runtime
     torch.manual_seed(config.run.seed)
     generator = np.random.default_rng(config.run.seed)
-    backbone = load_backbone(loaded.encoder.path, config.model.layers, config.model.layers_from)
+    backbone = load_backbone(
+        loaded.encoder.path,
+        config.model.layers,
+        config.model.layers_from,
+        attention=runtime.attention,
+    )
     backbone.to(runtime.device)  # type: ignore[arg-type]
     model = UserModel(backbone, input_scale(backbone), config.model.temperature)
     vectors = item_vectors(dataset.catalogue, loaded)
@@ -104,7 +111,12 @@ def pretrain(
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
 
-    history = [_loss(model, judges, items, prior, config.model.window, runtime)]
+    draws = torch.Generator().manual_seed(config.run.seed)
+    most = config.training.softmax_items
+    # The same for every epoch, so that their losses can be compared.
+    judged_over = public_candidates(prior, most, draws)
+    judge = partial(_loss, model, judges, items, prior, judged_over, config.model.window, runtime)
+    history = [judge()]
     best, best_epoch = _copy(backbone), 0
     if progress is not None:
         progress(0, epochs, history[0])
@@ -115,12 +127,13 @@ def pretrain(
         for place in generator.permutation(len(groups)):
             batch = user_rows(learners, groups[place], config.model.window, runtime.device)
             with runtime.autocast():
-                loss = row_losses(model, batch, items, prior, model.temperature).mean()
+                drawn = public_candidates(prior, most, draws)
+                loss = row_losses(model, batch, items, prior, model.temperature, drawn).mean()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-        history.append(_loss(model, judges, items, prior, config.model.window, runtime))
+        history.append(judge())
         if progress is not None:
             progress(epoch, epochs, history[-1])
         if history[-1] < min(history[:-1]):
@@ -145,6 +158,7 @@ def _loss(
     judges: PrivateHistories,
     items: torch.Tensor,
     prior: torch.Tensor,
+    candidates: Candidates | None,
     window: int,
     runtime: Runtime,
 ) -> float:
@@ -152,7 +166,8 @@ def _loss(
     for group in micro_batches(judges, np.arange(len(judges)), window, JUDGED_AT_ONCE):
         rows = user_rows(judges, group, window, runtime.device)
         with torch.inference_mode(), runtime.autocast():
-            total += float(row_losses(model, rows, items, prior, model.temperature).sum())
+            losses = row_losses(model, rows, items, prior, model.temperature, candidates)
+        total += float(losses.sum())
         users += len(group)
     return total / max(1, users)
 

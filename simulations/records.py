@@ -79,7 +79,8 @@ class RoundRecord(Line):
 
     ``epsilon`` is what is spent so far, ``seconds`` the wall time, ``overhead_ms`` the part of it
     that was neither training nor aggregation (None where it was not measured), ``update_norm`` the
-    L2 norm of the mean update, ``replies`` how many updates are in that mean.
+    L2 norm of the mean update, ``replies`` how many updates are in that mean, ``stages`` the
+    seconds by stage (``shared.stages``), empty where the organisations were not in this process.
     """
 
     event: Literal["round"] = "round"
@@ -91,10 +92,11 @@ class RoundRecord(Line):
     overhead_ms: Size | None = None
     update_norm: Size
     replies: Count
+    stages: dict[str, Size] = Field(default_factory=dict)
 
 
 class EvaluationRecord(Line):
-    """Ranking quality after a round."""
+    """Ranking quality after a round, and what it took to know; None in runs of earlier versions."""
 
     event: Literal["evaluation"] = "evaluation"
     run: RunName
@@ -102,6 +104,7 @@ class EvaluationRecord(Line):
     part: str
     hr: Share
     ndcg: Share
+    seconds: Size | None = None
 
 
 class ResultRecord(Line):

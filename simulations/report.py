@@ -29,6 +29,7 @@ from simulations.records import (
     TimingRecord,
     read_records,
 )
+from simulations.timing import GROUPS, REST, grouped, stage_shares, timed_rounds
 
 MOST_EXAMPLES = 3
 MOST_BARS = 40
@@ -39,6 +40,7 @@ FILTERS = (
     "signed",
     "bytes",
     "seconds",
+    "short_seconds",
     "compared",
     "release",
     "rating_protection",
@@ -141,6 +143,7 @@ def _context(records: Sequence[Record], cutoff: int) -> dict[str, object]:
     methods = _methods(_latest(records, ResultRecord, lambda r: (r.method, r.epsilon, r.noise)))
     organisations = _latest(records, OrganisationRecord, lambda r: r.name)
     kinds, sent = _sent(organisations)
+    timed = timed_rounds(records)
     return {
         "dataset": dataset,
         "guarantee": guarantee,
@@ -163,6 +166,9 @@ def _context(records: Sequence[Record], cutoff: int) -> dict[str, object]:
             :MOST_EXAMPLES
         ],
         "timings": _latest(records, TimingRecord, lambda r: r.stage),
+        "stages": stage_shares(timed),
+        "stages_chart": _stages_chart(timed),
+        "stage_groups": [*GROUPS, REST],
         "series": charts.SERIES,
     }
 
@@ -278,6 +284,15 @@ def _bytes_chart(kinds: Sequence[str], sent: Sequence[Sent]) -> Chart | None:
     ]
     names = [s.organisation for s in shown]
     return _chart(lambda shape: charts.bytes_chart(names, kilobytes, shape))
+
+
+def _stages_chart(timed: Sequence[RoundRecord]) -> Chart | None:
+    if not timed:
+        return None
+    parts = [grouped(record) for record in timed]
+    seconds = [[part[group] for part in parts] for group in parts[0]]
+    numbers = [record.round for record in timed]
+    return _chart(lambda shape: charts.stages_chart(numbers, seconds, shape))
 
 
 def _chart(draw: Callable[[charts.Shape], str]) -> Chart:

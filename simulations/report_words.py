@@ -29,6 +29,15 @@ def seconds_text(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def short_seconds_text(seconds: float) -> str:
+    """A duration that may be far below a second.
+
+    >>> short_seconds_text(0.00042), short_seconds_text(0.0421), short_seconds_text(1.5)
+    ('0.4 ms', '42.1 ms', '1.50 s')
+    """
+    return f"{1000 * seconds:.1f} ms" if seconds < 1 else seconds_text(seconds)
+
+
 def method_text(result: ResultRecord) -> str:
     """A method's label, apart from the same method without noise."""
     bare = result.method in FEDERATED and result.noise == "none"

@@ -1,9 +1,7 @@
 """The main job: a private federation on one machine, from data to recommendations and a report."""
 
-import dataclasses
 import json
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,23 +13,19 @@ from audit.empirical_cli import audited
 from audit.empirical_plot import plot
 from client.directory import open_ledger, organisation_directory
 from client.ledger import Ledger
-from server.observers import Observer, PrivateEvaluation, RoundReport
-from shared.accounting import epsilon_pld, epsilon_prv, epsilon_rdp
 from shared.config import Config, load_config
-from shared.delivery import statistics_from_arrays
 from shared.errors import PrivacyError, RunError
 from shared.files import atomic_path, write_json
 from shared.metrics import paired_bootstrap
 from shared.plan import Noise, PrivacyPlan
 from shared.scoring import top_items
 from shared.sections import to_toml
-from shared.statistics import Statistics
-from shared.wire import AnyArrays
 from simulations import records
-from simulations.federate import Outcome, TrainingClock, federate, outcome_scorer, scorer
+from simulations.federate import Outcome, federate, outcome_scorer
 from simulations.methods import Result, baseline, cold_slice, federated
-from simulations.progress import EpsilonCurve, ProgressObserver, Screen
+from simulations.progress import ProgressObserver, Screen
 from simulations.ratings import rating_lines
+from simulations.recorder import Recorder
 from simulations.report import write_report
 from simulations.tables import (
     print_examples,
@@ -39,85 +33,14 @@ from simulations.tables import (
     print_private_evaluation,
     print_ratings,
     print_results,
+    print_stages,
 )
+from simulations.timing import stage_shares, timed_rounds
 from simulations.world import World, build_world
 
 BASELINES = ("zero_shot", "popularity", "item_knn")
 RECENT = 5
 SHOWN = 10
-
-
-@dataclass
-class Recorder(Observer):
-    """Writes a federation's rounds and evaluations to ``metrics.jsonl``."""
-
-    world: World
-    config: Config
-    path: Path
-    run: str
-    curve: EpsilonCurve | None = None
-    clock: TrainingClock = field(default_factory=TrainingClock)
-    statistics: Statistics | None = None
-    private_evaluation: records.PrivateEvaluationRecord | None = None
-
-    def planned(self, plan: PrivacyPlan, organisations: int) -> None:
-        """Write the guarantee of the private run."""
-        self.curve = EpsilonCurve(plan, self.config.training.steps_per_round)
-        if self.run == "private":
-            records.append_record(self.path, guarantee(plan, self.config))
-
-    def statistics_ready(self, arrays: AnyArrays) -> None:
-        """Keep them for the evaluations; the folder holds them."""
-        self.statistics = statistics_from_arrays(arrays, self.world.dataset.catalogue)
-
-    def round_finished(self, report: RoundReport) -> None:
-        """Write the round, and every so often how well the adapter ranks."""
-        assert self.curve is not None
-        records.append_record(
-            self.path,
-            records.RoundRecord(
-                run=self.run,
-                round=report.round,
-                rounds=report.rounds,
-                epsilon=self.curve.after(report.round),
-                seconds=report.seconds,
-                overhead_ms=self._overhead_ms(report),
-                update_norm=report.update_norm,
-                replies=report.replies,
-            ),
-        )
-        every = self.config.evaluation.every_rounds
-        if every and (report.round % every == 0 or report.round == report.rounds):
-            self._evaluate(report)
-
-    def evaluated(self, evaluation: PrivateEvaluation) -> None:
-        """Write what the organisations said of ranking quality."""
-        self.private_evaluation = records.PrivateEvaluationRecord(
-            run=self.run, cutoff=self.config.evaluation.cutoff, **dataclasses.asdict(evaluation)
-        )
-        records.append_record(self.path, self.private_evaluation)
-
-    def _overhead_ms(self, report: RoundReport) -> float | None:
-        if self.config.run.engine != "in-process":
-            return None
-        return max(0.0, self.clock.overhead_s(report)) * 1000.0
-
-    def _evaluate(self, report: RoundReport) -> None:
-        assert self.statistics is not None
-        scores = scorer(
-            self.world, self.config, self.statistics, report.adapter, report.reliability
-        )
-        found = federated(self.world, "federation", self.world.validation, scores)
-        records.append_record(
-            self.path,
-            records.EvaluationRecord(
-                run=self.run,
-                round=report.round,
-                part="validation",
-                hr=found.hr,
-                ndcg=found.ndcg,
-            ),
-        )
 
 
 def simulate(config: Config, directory: Path, console: Console, resume: bool = False) -> Path:
@@ -183,6 +106,7 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
         print_private_evaluation(console, told)
     print_organisations(console, organisations, private.plan)
     print_examples(console, examples)
+    print_stages(console, stage_shares(timed_rounds(records.read_records(path))))
     if config.audit.canaries and private.plan.noise is not Noise.NONE:
         audit(directory, console)
     console.print(f"Everything is in [bold]{directory}[/bold]; open [bold]{report}[/bold].")
@@ -247,33 +171,6 @@ def announce(world: World, config: Config, console: Console, path: Path) -> None
             organisations=len(world.organisations),
             notices=dataset.notices,
         ),
-    )
-
-
-def guarantee(plan: PrivacyPlan, config: Config) -> records.GuaranteeRecord:
-    """The plan as a record, by all three accountants."""
-    events, noisy = plan.events(), plan.noise is not Noise.NONE
-    sigma = {
-        m.name: m.noise_multiplier
-        for m in (plan.popularity, plan.cooccurrence, plan.step, plan.evaluation)
-        if m is not None
-    }
-    return records.GuaranteeRecord(
-        unit="user",
-        adjacency=plan.adjacency.value,
-        epsilon=plan.epsilon,
-        delta=plan.delta,
-        noise=plan.noise.value,
-        private=noisy and config.privacy.noise_seed < 0,
-        sigma_popularity=sigma.get("popularity"),
-        sigma_cooccurrence=sigma.get("cooccurrence"),
-        sigma_step=sigma.get("step"),
-        sampling_rate=plan.step.sampling_rate if plan.step else 1.0,
-        steps=plan.steps,
-        accountant="PLD",
-        epsilon_pld=epsilon_pld(events, plan.delta) if noisy else None,
-        epsilon_prv=epsilon_prv(events, plan.delta) if noisy else None,
-        epsilon_rdp=epsilon_rdp(events, plan.delta) if noisy else None,
     )
 
 

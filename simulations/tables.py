@@ -16,6 +16,7 @@ from simulations.records import (
     RatingRecord,
 )
 from simulations.report_words import FEDERATED
+from simulations.timing import StageShare
 
 NOISE_WORDS = {"own": "own noise", "shared": "noise once, simulated"}
 
@@ -140,3 +141,12 @@ def print_examples(console: Console, examples: Sequence[ExampleRecord]) -> None:
             recent = example.recent[place] if place < len(example.recent) else ""
             table.add_row(recent, f"{place + 1}. {item.title}", f"{item.score:.2f}")
         console.print(table)
+
+
+def print_stages(console: Console, stages: Sequence[StageShare]) -> None:
+    """Where the time of a round went, in one line; nothing where it is not known."""
+    if stages:
+        whole = sum(stage.seconds for stage in stages)
+        shown = [stage for stage in stages if stage.share >= 0.01]
+        parts = [f"{stage.label.lower()} {stage.share:.0%}" for stage in shown]
+        console.print(f"  A round took {whole:.2f} s: {'; '.join(parts)}.")

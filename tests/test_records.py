@@ -50,6 +50,15 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert read_records(_written(tmp_path / "metrics.jsonl", RECORDS)) == RECORDS
 
 
+def test_rounds_of_a_version_that_knew_no_stages_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"event":"round","run":"private","round":1,"rounds":2,"epsilon":1.5,"seconds":0.1,'
+        '"overhead_ms":null,"update_norm":0.2,"replies":1}\n'
+    )
+    assert read_records(path) == [RECORDS[1]]
+
+
 def test_every_record_takes_one_line(tmp_path: Path) -> None:
     path = _written(tmp_path / "metrics.jsonl", RECORDS)
     assert path.read_bytes().count(b"\n") == len(RECORDS)

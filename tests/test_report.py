@@ -121,6 +121,7 @@ def _all_records() -> list[Record]:
             overhead_ms=80.5,
             update_norm=0.25,
             replies=8,
+            stages={"backward": 6.9, "forward": 2.3, "ledger": 0.023},
         )
         for number in (1, 2)
     ]
@@ -214,6 +215,9 @@ class _Balance(HTMLParser):
         "User 196 of org-1",
         "5.12 Heat (1995)",
         "Item vectors 23.4 s",
+        "Backward passes, gradients by user 6.90 s 60.0%",
+        "Ledgers, synced to disk 23.0 ms 0.2%",
+        "Everything else 2.28 s 19.8%",
         "clipping_norm = 1.0",
     ],
 )
@@ -221,9 +225,9 @@ def test_the_figures_of_a_whole_run_are_on_the_page(whole: str, expected: str) -
     assert expected in _text(whole)
 
 
-def test_three_charts_are_drawn_in_two_shapes_each(whole: str) -> None:
-    assert whole.count('<svg role="img"') == 6
-    assert whole.count('<div class="wide">') == whole.count('<div class="narrow">') == 3
+def test_four_charts_are_drawn_in_two_shapes_each(whole: str) -> None:
+    assert whole.count('<svg role="img"') == 8
+    assert whole.count('<div class="wide">') == whole.count('<div class="narrow">') == 4
 
 
 def test_the_page_is_well_formed_and_every_table_has_a_caption(whole: str) -> None:
@@ -231,7 +235,7 @@ def test_the_page_is_well_formed_and_every_table_has_a_caption(whole: str) -> No
     balance.feed(whole)
     assert whole.startswith('<!DOCTYPE html>\n<html lang="en">')
     assert (balance.wrong, balance.stack) == ([], [])
-    assert balance.tables == balance.captions == 6
+    assert balance.tables == balance.captions == 7
 
 
 def test_nothing_is_loaded_from_elsewhere(whole: str) -> None:
@@ -332,7 +336,8 @@ def test_a_run_without_records_still_has_a_report(tmp_path: Path) -> None:
         ("comparison", "paired bootstrap"),
         ("organisation", "Declared users"),
         ("example", "what is recommended"),
-        ("timing", "Where the time went"),
+        ("round", "Inside a round"),
+        ("timing", "Wall-clock time of every stage"),
     ],
 )
 def test_what_has_no_data_is_left_out(tmp_path: Path, whole: str, kind: str, gone: str) -> None:
@@ -341,6 +346,16 @@ def test_what_has_no_data_is_left_out(tmp_path: Path, whole: str, kind: str, gon
     assert gone in _text(whole, with_charts=True)
     assert gone not in _text(shown, with_charts=True)
     assert "None" not in _text(shown)
+
+
+def test_rounds_without_stages_say_why_there_are_none(tmp_path: Path) -> None:
+    bare = [
+        record.model_copy(update={"stages": {}}) if isinstance(record, RoundRecord) else record
+        for record in _all_records()
+    ]
+    page = _text(_page(tmp_path, bare), with_charts=True)
+    assert "known only where organisations and server share a process" in page
+    assert "Inside a round" not in page
 
 
 def test_the_last_of_repeated_records_counts(tmp_path: Path) -> None:

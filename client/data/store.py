@@ -12,11 +12,16 @@ import numpy.typing as npt
 import pyarrow
 
 from shared.catalogue import Catalogue
+from shared.columns import UserIds
 from shared.errors import DataError
 from shared.files import atomic_path
 from shared.histories import PrivateHistories
 
 FORMAT = "tacit-store-2"
+# Histories pass through in blocks of two of DuckDB's row groups; without a bound of its memory it
+# would keep what has passed.
+_ROWS_AT_A_TIME = 2 * 122_880
+_BOUND = "SET memory_limit = '128MB'"
 _TABLES = """
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
 CREATE TABLE users (place BIGINT, user_id VARCHAR, length BIGINT);
@@ -58,10 +63,11 @@ def write_store(
                 connection.execute(_TABLES)
                 _write_meta(connection, name, catalogue, histories, facts or {})
                 _write_items(connection, catalogue)
-                _write_histories(connection, histories)
                 if loaded is not None:
                     connection.register("incoming", loaded)
                     connection.execute("INSERT INTO loaded BY NAME SELECT * FROM incoming")
+                    connection.unregister("incoming")
+                _write_histories(connection, histories)
     except (OSError, duckdb.Error) as error:
         raise DataError(
             f"{path}: the store cannot be written ({str(error).splitlines()[0]}); check that the "
@@ -78,7 +84,7 @@ def read_store(path: Path) -> tuple[Catalogue, PrivateHistories]:
     """
     with open_store(path) as connection:
         meta = _meta(connection)
-        return _read_items(connection, meta), _read_histories(connection, meta)
+        return _read_items(connection, meta), _read_histories(connection, meta, path)
 
 
 def read_facts(path: Path) -> dict[str, str]:
@@ -89,6 +95,16 @@ def read_facts(path: Path) -> dict[str, str]:
     """
     with open_store(path) as connection:
         return _meta(connection)
+
+
+def count_users(path: Path) -> int:
+    """How many users a store holds. Private.
+
+    Raises:
+        DataError: as ``read_store``.
+    """
+    with open_store(path) as connection:
+        return int(connection.execute("SELECT count(*) FROM users").fetchall()[0][0])
 
 
 @contextmanager
@@ -155,20 +171,26 @@ def _write_items(connection: duckdb.DuckDBPyConnection, catalogue: Catalogue) ->
 
 
 def _write_histories(connection: duckdb.DuckDBPyConnection, histories: PrivateHistories) -> None:
-    users: dict[str, npt.NDArray[Any]] = {
-        "place": np.arange(len(histories)),
-        "user_id": np.array(histories.user_ids, dtype=object),
-        "length": histories.lengths,
-    }
-    ratings = histories.ratings
-    interactions: dict[str, npt.NDArray[Any]] = {
-        "place": np.arange(len(histories.items)),
-        "item": histories.items,
-        "time": histories.times,
-        "rating": np.zeros(len(histories.items), np.float32) if ratings is None else ratings,
-    }
-    _insert(connection, "users", users)
-    _insert(connection, "interactions", interactions)
+    connection.execute(_BOUND)
+    for first in range(0, len(histories), _ROWS_AT_A_TIME):
+        last = min(first + _ROWS_AT_A_TIME, len(histories))
+        users: dict[str, npt.NDArray[Any]] = {
+            "place": np.arange(first, last),
+            "user_id": np.array(histories.user_ids[first:last], dtype=object),
+            "length": histories.lengths[first:last],
+        }
+        _insert(connection, "users", users)
+    for start in range(0, len(histories.items), _ROWS_AT_A_TIME):
+        some = slice(start, min(start + _ROWS_AT_A_TIME, len(histories.items)))
+        rows = some.stop - start
+        ratings = histories.ratings
+        interactions: dict[str, npt.NDArray[Any]] = {
+            "place": np.arange(start, some.stop),
+            "item": histories.items[some],
+            "time": histories.times[some],
+            "rating": np.zeros(rows, np.float32) if ratings is None else ratings[some],
+        }
+        _insert(connection, "interactions", interactions)
 
 
 def _insert(
@@ -194,14 +216,41 @@ def _read_items(connection: duckdb.DuckDBPyConnection, meta: dict[str, str]) -> 
 
 
 def _read_histories(
-    connection: duckdb.DuckDBPyConnection, meta: dict[str, str]
+    connection: duckdb.DuckDBPyConnection, meta: dict[str, str], path: Path
 ) -> PrivateHistories:
-    users = connection.execute("SELECT * FROM users ORDER BY place").fetchnumpy()
-    rows = connection.execute("SELECT * FROM interactions ORDER BY place").fetchnumpy()
-    return PrivateHistories(
-        user_ids=tuple(users["user_id"].tolist()),
-        offsets=np.concatenate([[0], np.cumsum(users["length"])]).astype(np.int64),
-        items=rows["item"].astype(np.int64),
-        times=rows["time"].astype(np.float64),
-        ratings=rows["rating"].astype(np.float32) if json.loads(meta["ratings"]) else None,
+    connection.execute(_BOUND)
+    lengths: list[npt.NDArray[Any]] = [np.zeros(1, np.int64)]
+
+    def user_ids() -> Iterator[pyarrow.Array]:
+        for block in _blocks(connection, "users", path):
+            lengths.append(block.column("length").to_numpy())
+            yield block.column("user_id").cast(pyarrow.large_string())
+
+    ids = UserIds.stacked(user_ids(), path.parent)
+    offsets = np.cumsum(np.concatenate(lengths), dtype=np.int64)
+    rated = bool(json.loads(meta["ratings"]))
+    names = ("item", "time", "rating") if rated else ("item", "time")
+    columns = (
+        [block.column(name).to_numpy() for name in names]
+        for block in _blocks(connection, "interactions", path)
     )
+    return PrivateHistories.stacked(ids, offsets, columns, rated, path.parent)
+
+
+def _blocks(
+    connection: duckdb.DuckDBPyConnection, table: str, path: Path
+) -> Iterator[pyarrow.RecordBatch]:
+    """The rows of a table in order, some at a time.
+
+    DuckDB gives a table's rows in the order in which they were written, which is checked: sorting
+    would hold all of them in memory.
+    """
+    place = 0
+    for block in connection.sql(f"SELECT * FROM {table}").to_arrow_reader(_ROWS_AT_A_TIME):
+        if not np.array_equal(block.column("place"), np.arange(place, place + len(block))):
+            raise DataError(
+                f"{path}: rows of the table {table} are missing or out of order from place {place} "
+                "on; import the organisation's data again"
+            )
+        place += len(block)
+        yield block

@@ -10,8 +10,14 @@ from rich.console import Console
 from shared.config import load_config
 from shared.errors import ConfigError
 from shared.files import write_json
+from simulations.bench.growth_cli import growth_command
+from simulations.bench.language_cli import language_command
 from simulations.bench.local_cli import lists_command, serve_command, words_command
+from simulations.bench.peers_cli import peers_command
 from simulations.bench.printing import measured_table
+from simulations.bench.profile_cli import profile_command
+from simulations.bench.ranking_cli import ranking_command
+from simulations.bench.step_cli import step_command
 from simulations.options import ConfigFile, DataSource, JsonFile, Overrides, WarmStart
 
 if TYPE_CHECKING:
@@ -22,11 +28,16 @@ if TYPE_CHECKING:
     from simulations.bench.ingest import IngestRow
     from simulations.bench.round import RoundRow
     from simulations.bench.search import SearchRow
-    from simulations.bench.step import StepRow
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure accuracy and speed on this machine.")
+bench_app.command("growth")(growth_command)
+bench_app.command("language")(language_command)
 bench_app.command("lists")(lists_command)
+bench_app.command("peers")(peers_command)
+bench_app.command("profile")(profile_command)
+bench_app.command("ranking")(ranking_command)
 bench_app.command("serve")(serve_command)
+bench_app.command("step")(step_command)
 bench_app.command("words")(words_command)
 
 SETTINGS = ("none", "shared:8", "shared:2", "own:8")
@@ -146,27 +157,6 @@ def ingest(
     with console.status("Making up interactions") as status:
         rows = measure(interactions, postgresql, status.update)
     print_ingest(console, rows)
-    if json_file is not None:
-        write_json(json_file, {"rows": [asdict(row) for row in rows]})
-
-
-@bench_app.command()
-def step(
-    config_file: ConfigFile = None,
-    set_: Overrides = None,
-    users: Annotated[int, typer.Option(min=1, help="Users of a step.")] = 256,
-    items: Annotated[int, typer.Option(min=2, help="Size of the catalogue.")] = 1682,
-    repeats: Annotated[int, typer.Option(min=1, help="Of each step; the median counts.")] = 7,
-    json_file: JsonFile = None,
-) -> None:
-    """Time a private step beside the same step without privacy."""
-    from simulations.bench.step import measure
-
-    config = load_config(config_file, set_ or [])
-    console = Console()
-    with console.status("Timing steps"):
-        rows = measure(config, users, items, repeats)
-    print_steps(console, rows)
     if json_file is not None:
         write_json(json_file, {"rows": [asdict(row) for row in rows]})
 
@@ -337,19 +327,6 @@ def print_ingest(console: Console, rows: "Sequence[IngestRow]") -> None:
             f"{row.wall_s:.2f}",
             f"{row.cpu_s:.2f}",
             f"{row.peak_mb:.0f}",
-        )
-    console.print(table)
-
-
-def print_steps(console: Console, rows: "Sequence[StepRow]") -> None:
-    """Users a second, and how that compares."""
-    table = measured_table("Step", "Users a second", "Times non-private", "Of matrix rate", left=1)
-    for row in rows:
-        table.add_row(
-            row.name,
-            f"{row.rows_per_s:.1f}",
-            f"{row.ratio_to_non_private:.2f}",
-            f"{row.fraction_of_matrix_rate:.2f}",
         )
     console.print(table)
 

@@ -93,6 +93,7 @@ def test_the_courier_carries_a_message_without_model_data_or_accounting(
         "client.courier",
         "shared",
         "shared.errors",
+        "shared.stages",
         "shared.wire",
     }
     assert carried.arrays["values"].tobytes() == straight.arrays["values"].tobytes()

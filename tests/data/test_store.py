@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.data.store import read_store, write_store
+from client.data.store import count_users, read_store, write_store
 from shared.catalogue import Catalogue
 from shared.errors import DataError
 from shared.histories import PrivateHistories
@@ -143,3 +143,20 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
         connection.execute("UPDATE meta SET value = 'tacit-store-0' WHERE key = 'format'")
     with pytest.raises(DataError, match=r"found a store of format 'tacit-store-0', expected tacit"):
         read_store(path)
+
+
+@pytest.mark.parametrize("table", ["users", "interactions"])
+@pytest.mark.parametrize("change", ["SET place = 1 - place WHERE place < 2", "SET place = 7"])
+def test_a_store_whose_rows_were_moved_is_refused(tmp_path: Path, table: str, change: str) -> None:
+    path = tmp_path / "x.duckdb"
+    write_store(path, "Shop", CATALOGUE, some_histories([1, 3], 2, rated=False))
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(f"UPDATE {table} {change}")
+    with pytest.raises(DataError, match=rf"rows of the table {table} are missing or out of order"):
+        read_store(path)
+
+
+def test_the_users_of_a_store_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "x.duckdb"
+    write_store(path, "Shop", CATALOGUE, some_histories([1, 0, 3], 2, rated=False))
+    assert count_users(path) == 3

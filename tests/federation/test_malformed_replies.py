@@ -116,6 +116,23 @@ def test_a_broken_update_is_refused_and_the_round_goes_on(
     check_refused(make_federation, *BROKEN[kind])
 
 
+@pytest.mark.parametrize(("asked", "came"), [("float16", "float32"), ("float32", "float16")])
+def test_an_update_in_another_precision_than_was_asked_for_is_refused(
+    make_federation: MakeFederation, asked: str, came: str
+) -> None:
+    parts = [(asked, 0.03125), (asked, 0.015625), (came, 0.0)]
+    federation = make_federation(
+        [
+            Reply(name, 100, 1, {"w": np.full((2, 3), value, dtype)})
+            for name, (dtype, value) in zip("abc", parts, strict=True)
+        ],
+        training={"send_precision": asked},
+    )
+    assert federation.train(ZERO)["w"] == pytest.approx(np.full((2, 3), 0.0234375))
+    assert len(federation.reasons) == 1
+    assert "float16" in federation.reasons[0]
+
+
 @pytest.mark.parametrize("kind", UNREADABLE)
 def test_bytes_that_are_no_array_are_refused_and_the_round_goes_on(
     make_federation: MakeFederation, kind: str

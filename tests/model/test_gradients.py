@@ -1,6 +1,7 @@
 """Every row of gradients is one user's own, on tiny and real models, and the check sees faults."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from shared.config import ModelSection
 from shared.devices import Runtime
 from shared.errors import AssetError, ModelError
 from shared.histories import PrivateHistories
-from shared.user_model import Rows, UserModel, build_user_model, row_losses
+from shared.user_model import Rows, UserModel, build_user_model, load_backbone, row_losses
 
 Build = Callable[..., UserModel]
 MakeHistories = Callable[[Sequence[Sequence[int]]], PrivateHistories]
@@ -162,6 +163,21 @@ def test_no_position_sees_a_later_one(
         states = plain[family].train()(torch.stack([first, other]))
     torch.testing.assert_close(states[0, :3], states[1, :3], atol=1e-6, rtol=1e-6)
     assert not torch.allclose(states[0, 3:], states[1, 3:], atol=1e-2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_attention_of_a_gpu_gives_the_same_states_and_is_causal(
+    tiny_bases: dict[str, Path], family: str
+) -> None:
+    assert Runtime("cuda", "bfloat16").attention == "sdpa"
+    states = []
+    embedded = torch.randn(2, WINDOW, 32, generator=torch.Generator().manual_seed(0))
+    for attention in ("eager", "sdpa"):
+        model = load_backbone(tiny_bases[family], 2, "top", attention=attention).eval()
+        states.append(model(inputs_embeds=embedded, use_cache=False).last_hidden_state)
+    torch.testing.assert_close(states[1], states[0], atol=1e-5, rtol=1e-5)
+    first = model(inputs_embeds=embedded[:, :3], use_cache=False).last_hidden_state
+    torch.testing.assert_close(states[1][:, :3], first, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

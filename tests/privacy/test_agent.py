@@ -19,6 +19,7 @@ from shared.messages import Request
 from shared.plan import Mechanism, PrivacyPlan, make_plan
 from shared.randomness import from_seed
 from shared.statistics import cooccurrence_sum, popularity_sum
+from shared.wire import arrays_sha256, halved, widened
 
 Arrays = dict[str, npt.NDArray[Any]]
 OpenAgent = Callable[..., AbstractContextManager[Agent]]
@@ -77,6 +78,37 @@ def test_an_update_carries_the_planned_noise_over_the_declared_size(
     noise = [(reply.arrays[n] - clean.arrays[n]).ravel() for n in clean.arrays]
     deviation = plan.mechanism("step").noise_multiplier / agent.identity.declared_users
     assert deviation_is(np.concatenate(noise), deviation)
+
+
+def test_an_adapter_in_float16_gets_the_update_that_was_noised_and_then_rounded(
+    open_agent: OpenAgent, plan: PrivacyPlan, adapter: Arrays
+) -> None:
+    sent = halved(adapter)
+    with open_agent(noise_seed=5) as one, open_agent(noise_seed=5) as other:
+        whole, half = one.train(asked(plan, widened(sent))), other.train(asked(plan, sent))
+    assert arrays_sha256(half.arrays) == arrays_sha256(halved(whole.arrays))
+
+
+def test_the_ledger_has_what_was_sent_in_float16_and_what_came(
+    agent: Agent, plan: PrivacyPlan, adapter: Arrays
+) -> None:
+    sent = halved(adapter)
+    reply = agent.train(asked(plan, sent))
+    release, intent = agent.ledger.releases()[-1], agent.ledger.intents()[-1]
+    assert release.sha256 == arrays_sha256(reply.arrays)
+    assert release.size_bytes == sum(v.size for v in adapter.values()) * 2
+    assert all(" float16 " in line for line in release.arrays)
+    assert intent.adapter_before == arrays_sha256(sent)
+
+
+def test_an_adapter_of_which_a_part_is_float16_costs_nothing(
+    agent: Agent, plan: PrivacyPlan, adapter: Arrays, trained: list[int]
+) -> None:
+    name = next(iter(adapter))
+    with pytest.raises(FederationError, match=name):
+        agent.train(asked(plan, adapter | {name: adapter[name].astype(np.float16)}))
+    assert trained == []
+    assert untouched(agent)
 
 
 def test_asking_for_an_item_twice_gets_it_once(agent: Agent, plan: PrivacyPlan) -> None:

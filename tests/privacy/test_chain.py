@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +79,27 @@ def places(faults: Sequence[Fault]) -> list[int]:
 
 def test_the_canonical_form_is_that_of_the_standard() -> None:
     assert canonical(json.loads(RFC_INPUT)) == RFC_OUTPUT
+
+
+# Half of the texts and numbers within what the standard library writes canonically, half beyond.
+TEXTS = st.text(st.characters(max_codepoint=127)) | st.text()
+NUMBERS = st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_the_fast_way_to_the_canonical_form_is_the_library_s(value: Any) -> None:
+    assert canonical(value).encode() == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize("value", [2**53, -(2**53), {1: "a"}, {"a": math.nan}, b"a", {"a"}])
+def test_what_has_no_canonical_form_is_refused(value: Any) -> None:
+    with pytest.raises(rfc8785.CanonicalizationError):
+        canonical(value)
 
 
 @given(

@@ -256,6 +256,16 @@ def test_a_reply_as_it_should_be_passes_bit_for_bit(
     assert node.agent.ledger.refusals() == ()
 
 
+@pytest.mark.parametrize("came", [np.float16, np.float32])
+def test_an_update_in_another_precision_than_the_adapter_came_in_is_dropped(
+    node: Node, hostile: Callable[[Change], None], came: type[np.floating[Any]]
+) -> None:
+    asked = {name: value.astype(came) for name, value in node.arrays_for(messages.TRAIN).items()}
+    other = np.float32 if came is np.float16 else np.float16
+    hostile(arrays(lambda given: {name: value.astype(other) for name, value in given.items()}))
+    check_dropped(node, node.ask(messages.TRAIN, asked, 1))
+
+
 def test_bytes_hidden_behind_an_array_do_not_pass(
     node: Node, hostile: Callable[[Change], None]
 ) -> None:

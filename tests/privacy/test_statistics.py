@@ -16,6 +16,7 @@ from shared.histories import PrivateHistories
 from shared.statistics import (
     cooccurrence_rows,
     cooccurrence_sum,
+    decayed_context,
     popularity_rows,
     popularity_sum,
     symmetric,
@@ -69,12 +70,14 @@ def slow_cooccurrence(
     return total + total.T
 
 
+@settings(deadline=None)
 @given(rows=histories_of_users)
 def test_a_row_of_popularity_is_at_most_one_long(make_histories: MakeHistories, rows: Rows) -> None:
     users, _, values = popularity_rows(make_histories(rows))
     assert all(norm <= 1 for norm in exact_squared_norms(users, values).values())
 
 
+@settings(deadline=None)
 @given(rows=histories_of_users, top=tops, options=pair_options)
 def test_a_row_of_cooccurrence_is_at_most_one_long(
     make_histories: MakeHistories, rows: Rows, top: list[int], options: StatisticsSection
@@ -96,6 +99,7 @@ def test_a_very_long_history_is_at_most_one_long(
     assert math.fsum(values * values) <= 1.0
 
 
+@settings(deadline=None)
 @given(rows=histories_of_users, top=tops, options=pair_options)
 def test_rows_of_users_with_something_to_say_are_one_long(
     make_histories: MakeHistories, rows: Rows, top: list[int], options: StatisticsSection
@@ -111,12 +115,14 @@ def test_rows_of_users_with_something_to_say_are_one_long(
     assert all(float(norm) == pytest.approx(1.0, abs=1e-7) for norm in together.values())
 
 
+@settings(deadline=None)
 @given(rows=histories_of_users)
 def test_popularity_equals_a_plain_loop(make_histories: MakeHistories, rows: Rows) -> None:
     total = popularity_sum(make_histories(rows), ITEMS)
     np.testing.assert_allclose(total, slow_popularity(rows), rtol=1e-9, atol=1e-7)
 
 
+@settings(deadline=None)
 @given(rows=histories_of_users, top=tops, options=pair_options)
 def test_cooccurrence_equals_a_plain_loop_cell_by_cell(
     make_histories: MakeHistories, rows: Rows, top: list[int], options: StatisticsSection
@@ -139,7 +145,7 @@ def test_cells_number_the_upper_triangle_in_the_order_of_the_top_items(
     ]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     row=st.lists(st.integers(0, ITEMS - 1), min_size=2, max_size=12),
     before=histories_of_users,
@@ -166,20 +172,49 @@ def test_a_users_row_does_not_change_with_other_users(
     )
 
 
-@settings(max_examples=60)
-@given(rows=histories_of_users, top=tops, block=st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+@given(rows=histories_of_users, top=tops, block=st.integers(1, 40))
 def test_blocks_of_users_change_nothing(
     make_histories: MakeHistories, rows: Rows, top: list[int], block: int
 ) -> None:
     histories, wanted = make_histories(rows), np.array(top, dtype=np.int64)
-    whole = cooccurrence_rows(histories, wanted, StatisticsSection())
+
+    def all_of_them() -> list[npt.NDArray[np.generic]]:
+        options = StatisticsSection()
+        return [
+            *popularity_rows(histories),
+            popularity_sum(histories, ITEMS),
+            *cooccurrence_rows(histories, wanted, options),
+            cooccurrence_sum(histories, wanted, options),
+        ]
+
+    whole = all_of_them()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "USERS_PER_BLOCK", block)
-        in_blocks = cooccurrence_rows(histories, wanted, StatisticsSection())
+        patch.setattr(statistics, "INTERACTIONS_PER_BLOCK", block)
+        in_blocks = all_of_them()
     for one, other in zip(whole, in_blocks, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
+@settings(deadline=None)
+@given(rows=histories_of_users, top=tops, decay=st.floats(0.0, 1.0), data=st.data())
+def test_a_decayed_context_is_summed_from_the_newest_item_back(
+    make_histories: MakeHistories, rows: Rows, top: list[int], decay: float, data: st.DataObject
+) -> None:
+    users = data.draw(st.lists(st.integers(0, len(rows) - 1)))
+    powers = decay ** np.arange(20)
+    expected = np.zeros((len(users), len(top)))
+    for line, user in enumerate(users):
+        for back, item in enumerate(reversed(rows[user])):
+            if item in top:
+                expected[line, top.index(item)] += powers[back]
+    places = (np.array(values, dtype=np.int64) for values in (users, top))
+    found = decayed_context(make_histories(rows), *places, decay)
+    # To the bit: rankings, and what is measured of them, do not move.
+    np.testing.assert_array_equal(found, expected)
+
+
+@settings(deadline=None)
 @given(rows=histories_of_users, user=st.integers(0, 7), options=pair_options)
 def test_one_user_moves_the_sums_by_at_most_one(
     make_histories: MakeHistories, rows: Rows, user: int, options: StatisticsSection

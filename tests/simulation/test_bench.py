@@ -5,18 +5,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from shared.adapters import adapter_arrays
 from shared.config import Config
 from shared.errors import ConfigError, RunError
+from shared.histories import PrivateHistories
 from shared.models import load_model
 from shared.sections import to_toml
 from simulations.bench.accuracy import Setting, measure
 from simulations.bench.cli import bench_app, parse_setting
 from simulations.bench.round import first_round, overhead
 from simulations.bench.step import measure as measure_steps
+from simulations.bench.step_ways import Batch, StepOptions, ways
 
 MakeConfig = Callable[..., Config]
 
@@ -67,17 +71,58 @@ def test_draws_of_generated_data_are_of_the_same_data(make_config: MakeConfig) -
     assert [(row.seeds, row.hr10_spread, row.ndcg10_spread) for row in rows] == [(3, 0.0, 0.0)]
 
 
-def test_the_private_step_is_timed_beside_the_same_step_without_privacy(
+def test_the_private_step_is_timed_beside_other_ways_in_each_precision(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
+    config = make_config(base={"precision": "bfloat16"})
     sizes = ["--users", "8", "--items", "60", "--repeats", "1"]
-    rows = bench(make_config(), tmp_path, "step", *sizes)
-    assert [row["name"] for row in rows] == ["non_private", "private"]
-    assert rows[0]["ratio_to_non_private"] == 1.0
-    assert rows[1]["ratio_to_non_private"] == pytest.approx(
-        rows[0]["rows_per_s"] / rows[1]["rows_per_s"]
+    rows = bench(config, tmp_path, "step", *sizes)
+    names = ["forward", "non_private", "private", "opacus_hooks", "opacus_ghost", "vmap"]
+    assert [(row["precision"], row["name"]) for row in rows] == [
+        (precision, name) for precision in ("float32", "bfloat16") for name in names
+    ]
+    rate = {(row["precision"], row["name"]): row["rows_per_s"] for row in rows}
+    for row in rows:
+        key = (row["precision"], row["name"])
+        assert row["ratio_to_non_private"] * rate[key] == pytest.approx(rate[key[0], "non_private"])
+        assert row["ratio_to_float32"] * rate["float32", key[1]] == pytest.approx(rate[key])
+        assert 0.0 < row["fraction_of_matrix_rate"] < 1.0
+
+
+def test_all_ways_to_take_a_step_take_the_same_step(make_config: MakeConfig) -> None:
+    config = make_config(training={"micro_batch_rows": 3}, privacy={"clipping_norm": 0.05})
+    loaded = load_model(config)
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(60, loaded.hidden_size, generator=generator)
+    items = torch.nn.functional.normalize(random, dim=-1)
+    users, length = 7, config.model.window + 1
+    histories = PrivateHistories(
+        tuple(map(str, range(users))),
+        np.arange(users + 1) * length,
+        torch.randint(60, (users * length,), generator=generator).numpy(),
+        np.zeros(users * length),
     )
-    assert all(0.0 < row["fraction_of_matrix_rate"] < 1.0 for row in rows)
+    batch = Batch(histories, items, torch.randn(60, generator=generator))
+    updates = {}
+    for name, way in ways(config, loaded, batch, StepOptions(0.0, 1.0)).items():
+        before = adapter_arrays(way.model)
+        way.step()
+        after = adapter_arrays(way.model)
+        updates[name] = np.concatenate([(after[n] - before[n]).ravel() for n in before])
+    ours = updates["private"]
+    assert not updates["forward"].any()
+    for name in ("opacus_hooks", "opacus_ghost", "vmap"):
+        assert np.linalg.norm(updates[name] - ours) < 1e-4 * np.linalg.norm(ours), name
+    # So that clipping is what they agree on, and not that nothing was clipped.
+    assert np.linalg.norm(updates["non_private"]) > 1.5 * np.linalg.norm(ours)
+
+
+def test_a_random_base_of_a_named_shape_is_timed(make_config: MakeConfig) -> None:
+    config = make_config(model={"layers": 1, "window": 2})
+    found = measure_steps(config, users=1, items=5, repeats=1, shape="qwen3-0.6b")
+    assert {row.name for row in found.rows} >= {"private", "non_private"}
+    with pytest.raises(ConfigError, match=r"--shape tiny: expected one of qwen3-0\.6b"):
+        measure_steps(config, users=1, items=5, repeats=1, shape="tiny")
 
 
 def test_timed_steps_leave_the_adapter_where_it_was(make_config: MakeConfig) -> None:

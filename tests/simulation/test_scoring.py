@@ -65,7 +65,7 @@ def test_the_fused_score_is_the_weighted_sum_of_its_parts(
     expected = (
         trained.statistics.log_popularity[None, :]
         + 0.8 * standardised(reach(trained, histories))
-        + 0.7 * RELIABILITY * standardised(trained.adapter_scores(histories, USERS))
+        + 0.7 * RELIABILITY * standardised(trained.states(histories, USERS) @ trained.vectors.T)
         + 2.0 * standardised((trained.vectors @ need)[None, :])
     )
     assert trained.fused(histories, USERS, need) == pytest.approx(expected, abs=1e-3)

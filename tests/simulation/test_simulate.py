@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,6 +204,22 @@ def test_every_round_of_both_runs_is_recorded_with_the_epsilon_spent(finished: F
     assert 0.0 < first < second <= EPSILON * 1.01
     assert [r.epsilon for r in rounds if r.run == "noise_free"] == [None, None]
     assert all(record.replies == 2 for record in rounds)
+
+
+def test_the_stages_of_a_round_are_recorded_and_fit_into_it(finished: Finished) -> None:
+    for record in finished.records(records.RoundRecord):
+        assert {"forward", "backward", "clip", "noise", "ledger", "aggregate"} <= set(record.stages)
+        assert sum(record.stages.values()) <= record.seconds
+    evaluations = finished.records(records.EvaluationRecord)
+    assert all(record.seconds for record in evaluations)
+
+
+def test_the_screen_says_where_the_time_of_a_round_went(finished: Finished) -> None:
+    told = " ".join(finished.screen.partition("A round took")[2].split())
+    shares = [int(share) for share in re.findall(r"(\d+)%", told.partition("Everything")[0])]
+    assert len(shares) >= 5
+    # Those below one in a hundred are left out, and the others rounded.
+    assert 80 <= sum(shares) <= 110
 
 
 def test_the_table_compares_the_federation_with_its_statistics_and_baselines(
