@@ -5,6 +5,7 @@ Newer PEFT ruined DP-LoRA without an error (Opacus #820), and hooks and ghost cl
 second and runs once per model.
 """
 
+import math
 import tempfile
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -73,7 +74,7 @@ def _largest_difference(
     rows = Rows(inputs.to(runtime.device), targets.to(runtime.device), ratings.to(runtime.device))
     parameters = list(model.trained.values())
     saved = [p.detach().clone() for p in parameters]
-    worst = 0.0
+    differences: list[float] = []
     try:
         perturb(parameters, generator)
         with precision:
@@ -91,11 +92,12 @@ def _largest_difference(
                 loss = row_losses(model, single, items, prior, model.temperature).sum()
                 gradients = torch.autograd.grad(loss, parameters)
                 alone = torch.cat([g.reshape(-1).float() for g in gradients])
-                worst = max(worst, float((together[row] - alone).norm() / alone.norm()))
+                differences.append(float((together[row] - alone).norm() / alone.norm()))
     finally:
         trainable_model.wrapped.enable_hooks()
         restore(parameters, saved)
-    return worst
+    # One that is not a number counts as infinite; the built-in max would pass over it.
+    return max(math.inf if math.isnan(found) else found for found in differences)
 
 
 def _samples(parameter: nn.Parameter, rows: int) -> Tensor:

@@ -184,16 +184,26 @@ def _plain(value: Any) -> bool:
 
     Beyond ASCII the order of keys may differ; numbers have a form of their own.
     """
-    kind = type(value)
-    if kind is str:
-        return bool(value.isascii())
-    if kind is dict:
-        return all(type(key) is str and key.isascii() and _plain(v) for key, v in value.items())
-    if kind is list or kind is tuple:
-        return all(_plain(v) for v in value)
-    if kind is int:
-        return bool(-LARGEST_INTEGER <= value <= LARGEST_INTEGER)
-    return value is None or kind is bool
+    rest = [value]
+    # A loop: hostile records are as deep as they like.
+    while rest:
+        part = rest.pop()
+        kind = type(part)
+        if kind is str:
+            plain = part.isascii()
+        elif kind is dict:
+            plain = all(type(key) is str and key.isascii() for key in part)
+            rest.extend(part.values())
+        elif kind is list or kind is tuple:
+            plain = True
+            rest.extend(part)
+        elif kind is int:
+            plain = -LARGEST_INTEGER <= part <= LARGEST_INTEGER
+        else:
+            plain = part is None or kind is bool
+        if not plain:
+            return False
+    return True
 
 
 def sha256_text(text: str) -> str:

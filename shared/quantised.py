@@ -1,6 +1,6 @@
 """Frozen weights held in eight bits: a quarter of their memory, at some cost in time."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from shared.errors import AssetError, ModelError
 
@@ -31,3 +31,10 @@ def hold_in_eight_bits(layers: nn.ModuleList) -> None:
             "with: pip install -c constraints.txt 'tacit[int8]', or use bfloat16"
         ) from error
     quantize_(layers, Int8WeightOnlyConfig())
+
+
+def let_go_of_file(model: nn.Module) -> None:
+    """Copy what was not rounded: a single tensor of a mapped file holds all that was read of it."""
+    for parameter in model.parameters():
+        if type(parameter.data) is Tensor:
+            parameter.data = parameter.data.clone()

@@ -113,15 +113,11 @@ class ItemSide:
         return column
 
     def scores_of(self, targets: Targets, users: Ints, places: Ints) -> Scores:
-        """Scores of pairs of users and items, in float64 until they are done.
+        """Scores in float64 until they are done, ``[pairs] float32``.
 
         Args:
             targets: what users look for.
-            users: ``[pairs]`` rows of ``targets``.
-            places: ``[pairs]`` of the items.
-
-        Returns:
-            ``[pairs] float32``.
+            users, places: ``[pairs]`` rows of ``targets``, and items.
         """
         found = targets.prior[users] * self.log_popularity[places] + targets.offset[users]
         column = self._column[places]

@@ -26,7 +26,7 @@ from shared.config import ModelSection
 from shared.devices import Runtime
 from shared.encoder import POOLED_TYPES, Vectors
 from shared.errors import ModelError
-from shared.quantised import hold_in_eight_bits
+from shared.quantised import hold_in_eight_bits, let_go_of_file
 from shared.ratings import RatingHead, RatingScale
 from shared.softmax import Candidates, next_item_losses
 
@@ -160,10 +160,11 @@ def build_user_model(base: Base, options: ModelSection, runtime: Runtime, seed: 
         base.path, options.layers, options.layers_from, runtime.weights, runtime.attention
     )
     scale = input_scale(backbone)
-    # Item vectors enter in place of words. Without their table a fifth of SmolLM2 is not held, and
-    # nothing holds the mapped file once its other weights are rounded.
+    # Item vectors enter in place of words, whose table is a fifth of SmolLM2.
     backbone.set_input_embeddings(nn.Embedding(1, int(backbone.config.hidden_size)))
     backbone.requires_grad_(False)
+    if runtime.weights == "int8":
+        let_go_of_file(backbone)
     # Opacus #820, #830: to its device before get_peft_model.
     backbone.to(runtime.device)  # type: ignore[arg-type]
     lora = LoraConfig(

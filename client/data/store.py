@@ -230,8 +230,9 @@ def _read_histories(
     offsets = np.cumsum(np.concatenate(lengths), dtype=np.int64)
     rated = bool(json.loads(meta["ratings"]))
     names = ("item", "time", "rating") if rated else ("item", "time")
+    # A missing rating is null there and NaN here.
     columns = (
-        [block.column(name).to_numpy() for name in names]
+        [block.column(name).to_numpy(zero_copy_only=name != "rating") for name in names]
         for block in _blocks(connection, "interactions", path)
     )
     return PrivateHistories.stacked(ids, offsets, columns, rated, path.parent)

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from shared.bounds import product_bounds
 from shared.encoder import Vectors
 from shared.statistics import Floats
 
@@ -18,8 +19,6 @@ LEVELS = 127
 ROWS_PER_BLOCK = 8192
 # So many directions share one reading of the rows.
 AT_ONCE = 8
-# Unit roundoff of float32.
-UNIT = 2.0**-24
 
 
 class Rough(Protocol):
@@ -92,10 +91,6 @@ class EightBits:
 class FullPrecision:
     """The float32 rows as they are.
 
-    A product of float32 vectors, in whatever order it is summed, is at most ``n u / (1 - n u)``
-    times ``|x| |d|`` off (Higham, Accuracy and Stability, equation 3.5), with ``n`` numbers and
-    ``u = 2 ** -24``.
-
     Args:
         vectors: ``[items, dim] float32``.
         longest: no row of ``vectors`` is longer.
@@ -109,27 +104,17 @@ class FullPrecision:
 
     def products(self, directions: Floats, out: torch.Tensor) -> Iterator[tuple[float, float]]:
         """As of ``Rough``."""
-        for direction in directions.astype(np.float32):
+        rounded = directions.astype(np.float32)
+        bounds = product_bounds(rounded, self._longest).tolist()
+        for direction, bound in zip(rounded, bounds, strict=True):
             np.dot(self._vectors, direction, out=out.numpy())
-            yield 0.0, product_bound(direction, self._longest)
-
-
-def product_bound(direction: Vectors, longest: float) -> float:
-    """How far float32 products of ``direction`` with rows up to ``longest`` long may be off."""
-    terms = len(direction) * UNIT
-    return terms / (1.0 - terms) * longest * float(np.linalg.norm(direction.astype(np.float64)))
+            yield 0.0, bound
 
 
 def rough_vectors(vectors: Vectors, longest: float) -> Rough:
     """Eight bits where this machine multiplies them without error, else float32."""
     kind = EightBits if whole_products_hold(vectors.shape[1]) else FullPrecision
     return kind(vectors, longest)
-
-
-def longest_row(vectors: Vectors) -> float:
-    """The greatest norm of a row, not rounded down."""
-    squares = np.einsum("id,id->i", vectors, vectors, dtype=np.float64)
-    return float(np.sqrt(squares.max(initial=0.0))) * (1.0 + 1e-9)
 
 
 def whole_products(rows: torch.Tensor, numbers: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 
 from client.recommend.neighbours import Neighbours, approximate_search_is_there
-from client.recommend.rounding import UNIT, longest_row, product_bound
 from client.recommend.sweep import Sought, Sweep
+from shared.bounds import ROUNDINGS, UNIT, longest_row, product_bounds
 from shared.encoder import Vectors
 from shared.errors import ModelError
 from shared.scoring import Ints, Scores, Targets
@@ -34,8 +34,6 @@ ROWS_PER_BLOCK = 4096
 BATCH_BYTES = 128 << 20
 USERS_PER_BATCH = 256
 SPARE = 32
-# More than all the float32 roundings on the way to a rough score, and of the score itself.
-ROUNDINGS = 64
 
 
 class ItemIndex:
@@ -214,7 +212,8 @@ class ItemIndex:
         there = int(np.count_nonzero(values > -np.inf))
         if there <= count:
             return np.sort(places[:there])
-        off = product_bound(targets.direction[row], self._longest) + self._roundings(targets, row)
+        direction = targets.direction[row, None]
+        off = float(product_bounds(direction, self._longest)[0]) + self._roundings(targets, row)
         least = values[max(0, count - 1)] - 2.0 * off
         if values[-1] >= least:
             return np.flatnonzero(rough >= least)

@@ -81,7 +81,7 @@ def print_language(
     """Speed and memory, then how well it ranks."""
     if speeds:
         table = measured_table(
-            "Precision", "Layers", "Step", "x", "Score", "x", "Model", "Scoring", "Step", left=1
+            "Precision", "Layers", "Step", "x", "Score", "x", "Held", "Scoring", "Stepping", left=1
         )
         for row in speeds:
             table.add_row(
@@ -97,25 +97,25 @@ def print_language(
             )
         console.print(table)
         console.print(
-            "  Step, Score: users a second; x: times float32's. Model, Scoring, Step: most MB held "
-            "for it, files that are mapped included."
+            "  Step, Score: users a second; x: times float32's. Held, Scoring, Stepping: "
+            "most MB of the process for the model, mapped files included."
         )
     if qualities:
         table = measured_table(
-            "Precision", "Layers", "Users", "Rounds", "HR@10", "NDCG@10", "Less first", left=1
+            "Precision", "Layers", "HR@10", "NDCG@10", "Less first", "95%", left=1
         )
         for quality in qualities:
             table.add_row(
                 quality.precision,
                 str(quality.layers),
-                f"{quality.users:,}",
-                str(quality.rounds),
                 f"{quality.hr10:.4f}",
                 f"{quality.ndcg10:.4f}",
-                f"{quality.ndcg10_less_first:+.4f} ({quality.low:+.4f} to {quality.high:+.4f})",
+                f"{quality.ndcg10_less_first:+.4f}",
+                f"{quality.low:+.4f} to {quality.high:+.4f}",
             )
         console.print(table)
         console.print(
-            f"  The adapter alone, no noise, means of {qualities[0].seeds} draws; Less first: "
-            "NDCG@10 less that of the first precision, paired over users (95%)."
+            f"  The adapter alone after {qualities[0].rounds} rounds without noise over "
+            f"{qualities[0].users:,} users, means of {qualities[0].seeds} draws. Less first: "
+            "NDCG@10 less that of the first precision, paired over users."
         )

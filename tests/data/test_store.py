@@ -156,6 +156,17 @@ def test_a_store_whose_rows_were_moved_is_refused(tmp_path: Path, table: str, ch
         read_store(path)
 
 
+def test_a_missing_rating_is_missing_in_the_store_too(tmp_path: Path) -> None:
+    path, histories = tmp_path / "x.duckdb", some_histories([1, 3], 2, rated=True)
+    assert histories.ratings is not None
+    histories.ratings[1:3] = np.nan
+    write_store(path, "Shop", CATALOGUE, histories)
+    found = read_store(path)[1].ratings
+    assert found is not None
+    np.testing.assert_array_equal(found, histories.ratings)
+    assert type(found) is np.ndarray
+
+
 def test_the_users_of_a_store_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "x.duckdb"
     write_store(path, "Shop", CATALOGUE, some_histories([1, 0, 3], 2, rated=False))

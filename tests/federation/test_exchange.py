@@ -150,7 +150,7 @@ def test_a_node_that_was_away_is_asked_again_when_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     node = leaving(monkeypatch, looks=3, away_s=3600.0)
-    answers = node.exchange()
+    answers = node.exchange(timeout_s=3600.0)
     assert sorted(answer.metadata.src_node_id for answer in answers) == [2, 3]
     assert {number: len(sent) for number, sent in node.sendings.items()} == {2: 2, 3: 1}
 

@@ -1,5 +1,7 @@
 """Frozen weights in eight bits under trained adapters; torchao, where it is installed, for real."""
 
+import gc
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,6 +71,19 @@ def test_all_adapted_layers_and_nothing_else_are_rounded(
         off = (other.dequantize() - weight).abs()  # type: ignore[attr-defined]
         assert off.max() > 0.0
         assert bool((off <= 0.51 * step).all())
+
+
+def test_nothing_of_the_base_s_file_stays_mapped(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = make_config("llama")
+    # Of its own, for others hold models of the shared one.
+    folder = shutil.copytree(config.base.name, tmp_path / "base")
+    base = config.base.model_copy(update={"name": str(folder)})
+    loaded = load_model(config.model_copy(update={"base": base}))
+    gc.collect()
+    assert loaded.model.trained
+    assert str(folder) not in Path("/proc/self/maps").read_text()
 
 
 def test_both_sides_start_from_the_same_adapter(make_config: Callable[..., Config]) -> None:

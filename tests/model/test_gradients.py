@@ -273,6 +273,23 @@ def test_the_check_sees_hooks_that_return_the_mean_of_the_batch(
         verify_gradients(trainable)
 
 
+def test_the_check_sees_gradients_that_are_no_numbers(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = GradSampleModule.GRAD_SAMPLERS[nn.Linear]
+
+    def one_broken_row(*args: Any) -> dict[nn.Parameter, Tensor]:
+        found = {p: rows.clone() for p, rows in sound(*args).items()}
+        for rows in found.values():
+            rows[1] = torch.nan
+        return found
+
+    trainable = Trainable.of(build(), FLOAT32)
+    monkeypatch.setitem(GradSampleModule.GRAD_SAMPLERS, nn.Linear, one_broken_row)
+    with pytest.raises(ModelError, match="row-by-row"):
+        verify_gradients(trainable)
+
+
 def test_the_check_sees_rows_that_see_each_other(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from client.agent import Agent, Resources
 from client.trainer import Update, private_steps
 from shared.adapters import load_arrays
+from shared.chain import countersign
 from shared.config import Config
 from shared.errors import FederationError, PrivacyError, RefusedError
+from shared.keys import SigningKey
 from shared.messages import Request
 from shared.plan import Mechanism, PrivacyPlan, make_plan
 from shared.randomness import from_seed
@@ -87,6 +90,18 @@ def test_an_adapter_in_float16_gets_the_update_that_was_noised_and_then_rounded(
     with open_agent(noise_seed=5) as one, open_agent(noise_seed=5) as other:
         whole, half = one.train(asked(plan, widened(sent))), other.train(asked(plan, sent))
     assert arrays_sha256(half.arrays) == arrays_sha256(halved(whole.arrays))
+
+
+def test_a_stored_answer_is_not_for_who_has_seen_another_ledger(
+    open_agent: OpenAgent, plan: PrivacyPlan, adapter: Arrays, tmp_path: Path
+) -> None:
+    server = SigningKey.load_or_create(tmp_path / "server.pem")
+    request = asked(plan, adapter)
+    with open_agent() as agent, open_agent() as other:
+        agent.train(request)
+        foreign = countersign(other.ledger.head(), "run", server)
+        with pytest.raises(PrivacyError, match="not in this ledger"):
+            agent.train(dataclasses.replace(request, anchor=foreign))
 
 
 def test_the_ledger_has_what_was_sent_in_float16_and_what_came(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.chain import (
@@ -92,6 +92,9 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
+@example({"\uffff": 1, "\U00010000": 2})  # Sorted by UTF-16 the other way round.
+@example({'\x7f\x00\x1f"\\/': [2**53 - 1, True, None]})
+@example({"a": [1.0, 1e30]})
 def test_the_fast_way_to_the_canonical_form_is_the_library_s(value: Any) -> None:
     assert canonical(value).encode() == rfc8785.dumps(value)
 

@@ -264,6 +264,8 @@ def test_an_update_in_another_precision_than_the_adapter_came_in_is_dropped(
     other = np.float32 if came is np.float16 else np.float16
     hostile(arrays(lambda given: {name: value.astype(other) for name, value in given.items()}))
     check_dropped(node, node.ask(messages.TRAIN, asked, 1))
+    (refusal,) = node.agent.ledger.refusals()
+    assert "expected" in refusal.sentence
 
 
 def test_bytes_hidden_behind_an_array_do_not_pass(

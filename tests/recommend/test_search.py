@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.recommend import neighbours, rounding
-from client.recommend.rounding import EightBits, FullPrecision, longest_row, whole_products_hold
+from client.recommend import neighbours
+from client.recommend.rounding import EightBits, FullPrecision, whole_products_hold
 from client.recommend.search import ItemIndex
+from shared.bounds import UNIT, longest_row
 from shared.config import parse_config
 from shared.errors import ModelError
 from shared.scoring import Targets
@@ -258,7 +259,7 @@ def test_no_rough_product_is_further_off_than_its_bound(kind, rough_kind):
         off = np.abs(out.numpy() - vectors.astype(np.float64) @ direction)
         bound = factor * rough.slack.numpy().astype(np.float64) + constant
         norms = np.linalg.norm(vectors.astype(np.float64), axis=1) * np.linalg.norm(direction)
-        assert (off <= bound + 8 * rounding.UNIT * norms).all()
+        assert (off <= bound + 8 * UNIT * norms).all()
 
 
 def test_a_machine_that_saturates_is_noticed_and_searched_in_float32(monkeypatch):
