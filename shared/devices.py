@@ -8,6 +8,8 @@ import torch
 
 from shared.errors import ConfigError
 
+LONGEST_PLAIN_WINDOW = 200
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -23,12 +25,12 @@ class Runtime:
     precision: str
     weights: str = "float32"
 
-    @property
-    def attention(self) -> str:
-        """Which attention of transformers is used."""
-        # Windows are short: on a CPU plain products beat the fused kernel, whose backward pass took
-        # 37% of a private step (bfloat16, 50 positions). On a GPU it picks a flash kernel.
-        return "eager" if self.device == "cpu" else "sdpa"
+    def attention(self, window: int) -> str:
+        """Which attention of transformers reads windows of so many positions."""
+        # On a CPU plain products beat the fused kernel, whose backward pass took 37% of a private
+        # step at 50 positions, until the matrices of long windows leave the cache. On a GPU it
+        # picks a flash kernel.
+        return "eager" if self.device == "cpu" and window <= LONGEST_PLAIN_WINDOW else "sdpa"
 
     def autocast(self) -> AbstractContextManager[object]:
         """Mixed precision for matrix products; parameters and reductions stay float32."""

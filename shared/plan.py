@@ -5,6 +5,7 @@ is added and what is accounted cannot disagree.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -188,7 +189,7 @@ class PrivacyPlan:
             dataclasses.asdict(self), sort_keys=True, allow_nan=False, separators=(",", ":")
         )
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """Hash of the plan; names it in ledgers, messages and checkpoints."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()

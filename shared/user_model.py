@@ -157,7 +157,11 @@ def build_user_model(base: Base, options: ModelSection, runtime: Runtime, seed: 
     builds the model holds the same one.
     """
     backbone = load_backbone(
-        base.path, options.layers, options.layers_from, runtime.weights, runtime.attention
+        base.path,
+        options.layers,
+        options.layers_from,
+        runtime.weights,
+        runtime.attention(options.window),
     )
     scale = input_scale(backbone)
     # Item vectors enter in place of words, whose table is a fifth of SmolLM2.

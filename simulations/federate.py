@@ -90,11 +90,15 @@ def federate(
     """
     keeper = _Keeper()
     nodes = len(world.organisations)
+    threads = config.run.threads
+    if config.run.engine == "ray" and not threads:
+        # An actor has one core: with the threads of all they would stand in each other's way.
+        threads = 1
+        config = config.model_copy(update={"run": config.run.model_copy(update={"threads": 1})})
     run_config = to_run_config(config) | {"tacit.directory": str(directory), "tacit.run": run}
     world.write_organisations(config, directory)
     with observed_by(*observers, keeper):
         if config.run.engine == "ray":
-            threads = config.run.threads or 1
             run_on_ray(server.app.app, client.app.app, run_config, nodes, threads)
         else:
             agents = world.agents(config, directory)

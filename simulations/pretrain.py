@@ -95,7 +95,7 @@ def pretrain(
         loaded.encoder.path,
         config.model.layers,
         config.model.layers_from,
-        attention=runtime.attention,
+        attention=runtime.attention(config.model.window),
     )
     backbone.to(runtime.device)  # type: ignore[arg-type]
     model = UserModel(backbone, input_scale(backbone), config.model.temperature)

@@ -1,5 +1,6 @@
 """``tacit bench language``: its options, and its tables."""
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -47,6 +48,9 @@ def language_command(
     named = {"base.name": base or "smollm2", "data.source": data}
     config = load_config(config_file, set_ or [], {k: v for k, v in named.items() if v is not None})
     chosen = tuple(precision or PRECISIONS)
+    left_out = not precision and importlib.util.find_spec("torchao") is None
+    if left_out:
+        chosen = tuple(name for name in PRECISIONS if name != "int8")
     for name in chosen:
         if name not in PRECISIONS:
             raise ConfigError(f"--precision {name}: expected one of {', '.join(PRECISIONS)}")
@@ -64,6 +68,8 @@ def language_command(
     machine = machine_line()
     print_language(console, speeds, qualities)
     console.print(f"  {machine}", highlight=False)
+    if left_out:
+        console.print("  int8 is left out: it needs torchao (the extra int8).", highlight=False)
     if json_file is not None:
         write_json(
             json_file,

@@ -166,10 +166,12 @@ def test_no_position_sees_a_later_one(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_attention_of_a_gpu_gives_the_same_states_and_is_causal(
+def test_the_attention_of_long_windows_and_gpus_gives_the_same_states_and_is_causal(
     tiny_bases: dict[str, Path], family: str
 ) -> None:
-    assert Runtime("cuda", "bfloat16").attention == "sdpa"
+    assert Runtime("cuda", "bfloat16").attention(50) == "sdpa"
+    assert FLOAT32.attention(50) == "eager"
+    assert FLOAT32.attention(500) == "sdpa"
     states = []
     embedded = torch.randn(2, WINDOW, 32, generator=torch.Generator().manual_seed(0))
     for attention in ("eager", "sdpa"):

@@ -52,8 +52,6 @@ def run(folder: Path, out: Path, engine: str) -> None:
         engine: ``in-process`` or ``ray``.
     """
     task = read_task(folder)
-    # On Ray an actor has one core, unless the run says otherwise.
-    threads = task.config.run.threads or (1 if engine == "ray" else 0)
-    options = task.config.run.model_copy(update={"engine": engine, "threads": threads})
+    options = task.config.run.model_copy(update={"engine": engine})
     config = task.config.model_copy(update={"run": options})
     federate(peers_world(config, task.users, folder), config, out / "run", "peers", [_Watch(out)])
