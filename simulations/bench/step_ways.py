@@ -5,6 +5,7 @@ All ways compute the same sum on the same rows; only the last ones' noise is tor
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +105,15 @@ class _Task:
     def sgd(self) -> torch.optim.SGD:
         return torch.optim.SGD(list(self.model.trained.values()), lr=self.options.step_size)
 
+    def opacus_options(self) -> dict[str, Any]:
+        return {
+            "noise_multiplier": self.options.noise_multiplier,
+            "max_grad_norm": self.clipping_norm,
+            "expected_batch_size": self.users,
+            # "mean" would multiply a row's gradient by the size of its micro-batch.
+            "loss_reduction": "sum",
+        }
+
     def groups(self) -> Sequence[Users]:
         rows, window = self.config.training.micro_batch_rows, self.config.model.window
         return micro_batches(self.batch.histories, np.arange(self.users), window, rows)
@@ -164,24 +174,8 @@ def _private(task: _Task) -> Callable[[], None]:
 
 def _opacus_hooks(task: _Task) -> Callable[[], None]:
     wrapped = GradSampleModule(task.model, loss_reduction="sum", strict=False)
-    optimizer = DPOptimizer(
-        task.sgd(),
-        noise_multiplier=task.options.noise_multiplier,
-        max_grad_norm=task.clipping_norm,
-        expected_batch_size=task.users,
-        # Their sum, divided by us: "mean" would also multiply the rows' gradients by the size of a
-        # micro-batch, which a loss that is a sum must not have.
-        loss_reduction="sum",
-    )
-
-    def step() -> None:
-        groups = task.groups()
-        for place, group in enumerate(groups):
-            torch.autograd.backward(task.losses(wrapped, group).sum())
-            optimizer.signal_skip_step(place < len(groups) - 1)
-            _step(optimizer, task.users)
-
-    return step
+    optimizer = DPOptimizer(task.sgd(), **task.opacus_options())
+    return _opacus(task, wrapped, optimizer, lambda losses: torch.autograd.backward(losses.sum()))
 
 
 def _opacus_ghost(task: _Task) -> Callable[[], None]:
@@ -192,32 +186,33 @@ def _opacus_ghost(task: _Task) -> Callable[[], None]:
         max_grad_norm=task.clipping_norm,
         use_ghost_clipping=True,
     )
-    optimizer = DPOptimizerFastGradientClipping(
-        task.sgd(),
-        noise_multiplier=task.options.noise_multiplier,
-        max_grad_norm=task.clipping_norm,
-        expected_batch_size=task.users,
-        loss_reduction="sum",
-    )
+    optimizer = DPOptimizerFastGradientClipping(task.sgd(), **task.opacus_options())
+
+    def backward(losses: Tensor) -> None:
+        DPTensorFastGradientClipping(wrapped, optimizer, losses, "sum").backward()
+
+    return _opacus(task, wrapped, optimizer, backward)
+
+
+def _opacus(
+    task: _Task,
+    wrapped: nn.Module,
+    optimizer: DPOptimizer,
+    backward: Callable[[Tensor], None],
+) -> Callable[[], None]:
+    """Micro-batches by Opacus's own means, and a step by the mean instead of the sum."""
+    original = optimizer.original_optimizer.param_groups[0]
+    original["lr"] /= task.users
 
     def step() -> None:
         groups = task.groups()
         for place, group in enumerate(groups):
-            losses = task.losses(wrapped, group)
-            DPTensorFastGradientClipping(wrapped, optimizer, losses, "sum").backward()
+            backward(task.losses(wrapped, group))
             optimizer.signal_skip_step(place < len(groups) - 1)
-            _step(optimizer, task.users)
+            optimizer.step()
+            optimizer.zero_grad()
 
     return step
-
-
-def _step(optimizer: DPOptimizer, users: int) -> None:
-    """A step of Opacus's optimiser by the mean instead of the sum."""
-    rate = optimizer.original_optimizer.param_groups[0]["lr"]
-    optimizer.original_optimizer.param_groups[0]["lr"] = rate / users
-    optimizer.step()
-    optimizer.zero_grad()
-    optimizer.original_optimizer.param_groups[0]["lr"] = rate
 
 
 def _vmap(task: _Task) -> Callable[[], None]:
