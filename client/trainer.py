@@ -117,16 +117,18 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         Runs for an empty sample too: then pure noise is applied. Canaries see the gradient that is
         applied, which is without their parts.
         """
-        noised = [self._noised(parameter) for parameter in self.params]
+        with stage("noise"):
+            noised = [self._noised(parameter) for parameter in self.params]
         if canaries is not None:
             canaries.take_out(noised)
-        for parameter, total in zip(self.params, noised, strict=True):
-            parameter.grad = (total / self.divisor).to(parameter.dtype)
-            parameter.summed_grad = None
-        if canaries is not None:
-            canaries.read([parameter.grad for parameter in self.params])
-        self.original_optimizer.step()
-        self.original_optimizer.zero_grad(set_to_none=True)
+        with stage("apply"):
+            for parameter, total in zip(self.params, noised, strict=True):
+                parameter.grad = (total / self.divisor).to(parameter.dtype)
+                parameter.summed_grad = None
+            if canaries is not None:
+                canaries.read([parameter.grad for parameter in self.params])
+            self.original_optimizer.step()
+            self.original_optimizer.zero_grad(set_to_none=True)
 
     def _noised(self, parameter: nn.Parameter) -> Tensor:
         total: Tensor | None = parameter.summed_grad  # type: ignore[attr-defined]
@@ -212,8 +214,7 @@ def private_steps(
         if canaries is not None:
             for _ in canaries.gradient_rows(optimizer.params, entered, users):
                 optimizer.clip_and_accumulate()
-        with stage("noise"):
-            optimizer.finish_step(canaries)
+        optimizer.finish_step(canaries)
     after = adapter_arrays(model)
     return Update({name: after[name] - before[name] for name in before}, optimizer.broken_rows)
 

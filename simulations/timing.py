@@ -24,7 +24,6 @@ LABELS = {
     "files": "Kept answers, checkpoints, heads",
     "aggregate": "Aggregation",
     "statistics": "Counting the statistics",
-    "canaries": "Canaries",
     OTHER: "Everything else",
 }
 GROUPS = {

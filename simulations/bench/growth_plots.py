@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from shared.files import atomic_path
@@ -34,7 +35,10 @@ def _write(path: Path, axis: str, rows: Sequence[GrowthRow], fits: Sequence[Fit]
         times.plot(sizes, [row.seconds for row in some], "o-", color=colour, label=label)
         memory.plot(sizes, [row.anonymous_mb for row in some], "o-", color=colour, label=what)
         memory.plot(sizes, [row.resident_mb for row in some], ":", color=colour)
-    times.set(xscale="log", yscale="log", xlabel=axis, ylabel="seconds")
+    # Whole decades: on a narrower scale what is flat would look steep.
+    seconds = [row.seconds for row in mine]
+    decades = 10.0 ** np.floor(np.log10(min(seconds))), 10.0 ** np.ceil(np.log10(max(seconds)))
+    times.set(xscale="log", yscale="log", xlabel=axis, ylabel="seconds", ylim=decades)
     memory.set(xscale="log", xlabel=axis, ylabel="MB; dotted: with mapped files", ylim=(0, None))
     for ax in (times, memory):
         ax.grid(alpha=0.3)
