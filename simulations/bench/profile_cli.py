@@ -9,7 +9,6 @@ from rich.console import Console
 
 from shared.config import load_config
 from shared.files import write_json
-from simulations.bench.machine import machine_line
 from simulations.bench.printing import measured_table
 from simulations.options import ConfigFile, DataSource, JsonFile, Overrides
 from simulations.report_words import short_seconds_text
@@ -27,6 +26,7 @@ def profile_command(
     json_file: JsonFile = None,
 ) -> None:
     """Say where the time of a federation goes: before the rounds, and inside one, by stage."""
+    from simulations.bench.machine import machine_line
     from simulations.bench.profile import measure
 
     named: dict[str, object] = {
