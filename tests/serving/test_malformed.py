@@ -76,12 +76,19 @@ def test_no_request_whatever_it_holds_breaks_the_service(
             case.path_parameters = {name: KNOWN[name] for name in case.path_parameters or {}}
             if isinstance(case.body, dict):
                 case.body["history"] = ["film-1", "film/3", "film-1"]
-        case.call_and_validate(checks=CHECKS)
+        response = case.call()
+        if len(str(response.request.url)) > LONGEST_ADDRESS:
+            # The HTTP parser refuses it before the service is asked.
+            assert 400 <= response.status_code < 500
+            return
+        case.validate_response(response, checks=CHECKS)
 
     answered()
 
 
 KNOWN = {"user": "user-1", "item": "film-2"}
+# Of httptools, which reads lengths in 16 bits.
+LONGEST_ADDRESS = 2**16 - 64
 
 RAW = (
     ("GET", "/v1/users/%00/recommendations", b""),
