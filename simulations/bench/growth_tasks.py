@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
-from client.data.ingest import Dataset
 from client.data.partition import partition
 from client.data.store import read_store, write_store
 from client.directory import trainable_model
-from client.trainer import private_steps
 from server.observers import Observer, RoundReport
 from shared.catalogue import Catalogue
 from shared.columns import UserIds
@@ -26,11 +23,11 @@ from shared.config import Config
 from shared.encoder import centred
 from shared.histories import PrivateHistories
 from shared.models import load_model
-from shared.plan import Mechanism
-from shared.randomness import from_operating_system
 from shared.statistics import cooccurrence_sum, most_popular, popularity_sum
 from shared.user_model import item_tensor
+from simulations.bench.made_up import even_histories, short_dataset, with_sections
 from simulations.bench.memory import watched
+from simulations.bench.passes import full_step
 from simulations.federate import federate
 from simulations.world import World
 
@@ -38,9 +35,6 @@ STORE = "histories.duckdb"
 USERS_PER_BLOCK = 4096
 SHORTEST, LONGEST = 20, 80
 FIRST_TIME_S, GAP_S = 1.5e9, 3600.0
-# So small that the weights stay as they were.
-STEP_SIZE = 1e-9
-USERS_PER_ORGANISATION, INTERACTIONS = 4, 5
 
 
 @dataclass(frozen=True)
@@ -122,7 +116,8 @@ def use_users(config: Config, folder: Path, users: int, sizes: Sizes) -> list[Ti
 def use_items(config: Config, items: int, sizes: Sizes) -> list[Timed]:
     """Take private steps over a catalogue of random unit vectors."""
     times = _Times()
-    histories = _even(sizes.step_users, config.model.window + 1, items)
+    length = config.model.window + 1
+    histories = even_histories(sizes.step_users, length, items, np.random.default_rng(0))
     times.of_step(_step(config, histories, items, 1.0), sizes.repeats)
     return times.kept
 
@@ -131,27 +126,20 @@ def use_history(config: Config, window: int, sizes: Sizes) -> list[Timed]:
     """Take private steps on histories that fill the window."""
     times = _Times()
     longer = config.model_copy(update={"model": config.model.model_copy(update={"window": window})})
-    histories = _even(sizes.step_users, window + 1, sizes.items)
+    histories = even_histories(sizes.step_users, window + 1, sizes.items, np.random.default_rng(0))
     times.of_step(_step(longer, histories, sizes.items, 1.0), sizes.repeats)
     return times.kept
 
 
 def use_organisations(config: Config, organisations: int, sizes: Sizes) -> list[Timed]:
     """Run whole rounds of organisations with four short histories each, in this process."""
-    changes: dict[str, dict[str, Any]] = {
-        "partition": {"organisations": organisations, "scheme": "iid"},
-        "training": {"rounds": sizes.rounds + 1},
-        "run": {"engine": "in-process"},
-    }
-    small = config.model_copy(
-        update={
-            name: getattr(config, name).model_copy(update=values)
-            for name, values in changes.items()
-        }
+    small = with_sections(
+        config,
+        partition={"organisations": organisations, "scheme": "iid"},
+        training={"rounds": sizes.rounds + 1},
+        run={"engine": "in-process"},
     )
-    histories = _even(organisations * USERS_PER_ORGANISATION, INTERACTIONS, 50)
-    names = tuple(f"Made-up item {i}" for i in range(50))
-    dataset = Dataset("made up", Catalogue(names, names, {}), histories, {}, (), 0)
+    dataset = short_dataset(organisations)
     parts = partition(dataset, "iid", organisations, config.run.seed)
     clock = _Rounds()
     with tempfile.TemporaryDirectory(prefix="tacit-bench-") as scratch, watched() as peak:
@@ -199,16 +187,6 @@ class _Rounds(Observer):
         self.seconds.append(report.seconds)
 
 
-def _even(users: int, length: int, items: int) -> PrivateHistories:
-    generator = np.random.default_rng(0)
-    return PrivateHistories(
-        tuple(f"user-{user}" for user in range(users)),
-        np.arange(users + 1, dtype=np.int64) * length,
-        generator.integers(items, size=users * length),
-        np.tile(np.arange(length, dtype=np.float64), users),
-    )
-
-
 def _step(
     config: Config, histories: PrivateHistories, items: int, rate: float
 ) -> Callable[[], None]:
@@ -217,23 +195,4 @@ def _step(
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((items, loaded.hidden_size), dtype=np.float32)
     catalogue = item_tensor(centred(vectors), runtime.device, runtime.precision)
-    prior = torch.zeros(items, device=runtime.device)
-    mechanism = Mechanism("step", rate, 1.0, config.privacy.clipping_norm)
-    options = config.training.model_copy(update={"step_size": STEP_SIZE})
-
-    def step() -> None:
-        private_steps(
-            ready,
-            histories,
-            catalogue,
-            prior,
-            mechanism,
-            1,
-            len(histories),
-            config.model.window,
-            config.privacy.clipping,
-            options,
-            from_operating_system(),
-        )
-
-    return step
+    return full_step(config, ready, histories, catalogue, rate)

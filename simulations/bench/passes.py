@@ -1,13 +1,15 @@
 """A private step and a pass for scoring over made-up users, to be timed."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from client.checks import verify_gradients
 from client.directory import trainable_model
-from client.trainer import private_steps
+from client.trainer import Trainable, private_steps
 from shared.config import Config
 from shared.encoder import centred
 from shared.histories import PrivateHistories
@@ -17,9 +19,44 @@ from shared.randomness import from_operating_system
 from shared.scoring import Scorer
 from shared.statistics import Statistics
 from shared.user_model import item_tensor
+from simulations.bench.made_up import even_histories
 
 # So small that the weights stay as they were.
 STEP_SIZE = 1e-9
+
+
+def full_step(
+    config: Config, ready: Trainable, histories: PrivateHistories, items: Tensor, rate: float = 1.0
+) -> Callable[[], None]:
+    """A private step that may be taken again and again, for it hardly moves the weights.
+
+    Args:
+        config: window, clipping and training.
+        ready: the model.
+        histories: users, of whom each enters with probability ``rate``.
+        items: ``[items, dim]`` unit vectors on the model's device.
+        rate: of sampling.
+    """
+    prior = torch.zeros(len(items), device=ready.runtime.device)
+    mechanism = Mechanism("step", rate, 1.0, config.privacy.clipping_norm)
+    options = config.training.model_copy(update={"step_size": STEP_SIZE})
+
+    def step() -> None:
+        private_steps(
+            ready,
+            histories,
+            items,
+            prior,
+            mechanism,
+            1,
+            len(histories),
+            config.model.window,
+            config.privacy.clipping,
+            options,
+            from_operating_system(),
+        )
+
+    return step
 
 
 class Passes:
@@ -42,12 +79,7 @@ class Passes:
         draw, length = np.random.default_rng(0), config.model.window + 1
         vectors = draw.standard_normal((items, self._loaded.hidden_size), dtype=np.float32)
         self._vectors = centred(vectors)
-        self._histories = PrivateHistories(
-            tuple(f"user-{user}" for user in range(users)),
-            np.arange(users + 1, dtype=np.int64) * length,
-            draw.integers(items, size=users * length),
-            np.zeros(users * length),
-        )
+        self._histories = even_histories(users, length, items, draw)
         self._scorer = Scorer(
             config,
             Statistics(np.zeros(items), np.empty(0, dtype=np.int64), np.empty((0, 0))),
@@ -66,21 +98,9 @@ class Passes:
         """Seconds of one private step over all users."""
         runtime = self._loaded.runtime
         items = item_tensor(self._vectors, runtime.device, runtime.precision)
-        prior = torch.zeros(len(items), device=runtime.device)
+        step = full_step(self._config, self._ready, self._histories, items)
         started = time.perf_counter()
-        private_steps(
-            self._ready,
-            self._histories,
-            items,
-            prior,
-            Mechanism("step", 1.0, 1.0, self._config.privacy.clipping_norm),
-            1,
-            self.users,
-            self._config.model.window,
-            self._config.privacy.clipping,
-            self._config.training.model_copy(update={"step_size": STEP_SIZE}),
-            from_operating_system(),
-        )
+        step()
         return time.perf_counter() - started
 
     def scoring_s(self) -> float:

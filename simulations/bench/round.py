@@ -5,28 +5,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from client.data.ingest import Dataset
 from client.data.partition import partition
 from server.observers import Observer, RoundReport
-from shared.catalogue import Catalogue
 from shared.config import Config
 from shared.errors import RunError
-from shared.histories import PrivateHistories
 from shared.plan import PrivacyPlan
 from shared.sections import to_toml
+from simulations.bench.made_up import short_dataset, with_sections
 from simulations.federate import TrainingClock, federate
 from simulations.records import RoundRecord, read_records
 from simulations.world import World
 
-USERS_PER_ORGANISATION = 4
-ITEMS = 50
-INTERACTIONS = 5
 POLL_S = 0.01
 LIMIT_S = 1800.0
 
@@ -63,13 +55,13 @@ def overhead(config: Config, organisations: int = 8, rounds: int = 20) -> RoundR
         organisations: that take part.
         rounds: measured.
     """
-    small = _with(
+    small = with_sections(
         config,
         partition={"organisations": organisations, "scheme": "iid"},
         training={"rounds": rounds + 1},
         run={"engine": "in-process"},
     )
-    dataset = _made_up(organisations * USERS_PER_ORGANISATION)
+    dataset = short_dataset(organisations)
     parts = partition(dataset, "iid", organisations, small.run.seed)
     world = World(small, dataset, tuple(parts))
     clock = _Clock()
@@ -110,7 +102,7 @@ class _Clock(Observer):
 
 
 def _start(config: Config) -> float:
-    alone = _with(config, run={"noise_free_twin": False}, evaluation={"every_rounds": 0})
+    alone = with_sections(config, run={"noise_free_twin": False}, evaluation={"every_rounds": 0})
     with tempfile.TemporaryDirectory() as scratch:
         file, out = Path(scratch) / "config.toml", Path(scratch) / "run"
         errors = Path(scratch) / "errors.txt"
@@ -145,28 +137,3 @@ def _row(name: str, data: str, organisations: int, times: list[float]) -> RoundR
     return RoundRow(
         name, data, organisations, len(times), statistics.median(times), min(times), max(times)
     )
-
-
-def _with(config: Config, **sections: Mapping[str, object]) -> Config:
-    return config.model_copy(
-        update={
-            name: getattr(config, name).model_copy(update=values)
-            for name, values in sections.items()
-        }
-    )
-
-
-def _made_up(users: int) -> Dataset:
-    generator = np.random.default_rng(0)
-    catalogue = Catalogue(
-        tuple(f"item-{i}" for i in range(ITEMS)),
-        tuple(f"Made-up item {i}" for i in range(ITEMS)),
-        {},
-    )
-    histories = PrivateHistories(
-        tuple(f"user-{u}" for u in range(users)),
-        np.arange(users + 1, dtype=np.int64) * INTERACTIONS,
-        generator.integers(ITEMS, size=users * INTERACTIONS),
-        np.tile(np.arange(INTERACTIONS, dtype=np.float64), users),
-    )
-    return Dataset("made up", catalogue, histories, {}, (), 0)

@@ -14,9 +14,9 @@ from transformers import Qwen3Config, Qwen3Model
 from shared.config import Config
 from shared.encoder import centred
 from shared.errors import ConfigError
-from shared.histories import PrivateHistories
 from shared.models import load_model
 from shared.user_model import item_tensor
+from simulations.bench.made_up import even_histories
 from simulations.bench.step_ways import Batch, StepOptions, Way, ways
 
 MATRIX = 2048
@@ -111,7 +111,7 @@ def _prepare(
 ) -> tuple[dict[tuple[str, str], Way], dict[str, float], str]:
     """Every way in every precision, warmed up, and the operations of a step."""
     generator = np.random.default_rng(0)
-    histories = _made_up(users, config.model.window + 1, items, generator)
+    histories = even_histories(users, config.model.window + 1, items, generator)
     prepared: dict[tuple[str, str], Way] = {}
     work: dict[str, float] = {}
     chosen = load_model(config).runtime
@@ -166,17 +166,6 @@ def _operations(way: Way) -> float:
     with FlopCounterMode(display=False) as counter:
         way.step()
     return float(counter.get_total_flops())
-
-
-def _made_up(
-    users: int, length: int, items: int, generator: np.random.Generator
-) -> PrivateHistories:
-    return PrivateHistories(
-        tuple(str(u) for u in range(users)),
-        np.arange(users + 1, dtype=np.int64) * length,
-        generator.integers(items, size=users * length),
-        np.zeros(users * length),
-    )
 
 
 def _matrix_rate(device: str, precision: str) -> float:

@@ -17,7 +17,7 @@ from shared.config import Config
 from shared.errors import ConfigError
 from shared.models import load_model
 from shared.sections import to_toml
-from simulations.bench import growth_tasks
+from simulations.bench import growth_tasks, passes
 from simulations.bench.cli import bench_app
 from simulations.bench.growth import LARGEST, USUAL, Fit, GrowthRow, fits
 from simulations.bench.growth_plots import write_plots
@@ -41,14 +41,14 @@ SMALL = Sizes(step_users=3, items=40, rounds=1, repeats=1)
 def rates(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
     """Sampling rate and users of every private step, in order."""
     seen: list[tuple[float, int]] = []
-    steps = growth_tasks.private_steps
+    steps = passes.private_steps
 
     def kept(*given: Any) -> Any:
         mechanism = next(value for value in given if hasattr(value, "sampling_rate"))
         seen.append((mechanism.sampling_rate, len(given[1])))
         return steps(*given)
 
-    monkeypatch.setattr(growth_tasks, "private_steps", kept)
+    monkeypatch.setattr(passes, "private_steps", kept)
     return seen
 
 
