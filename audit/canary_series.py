@@ -1,7 +1,8 @@
 """What the canaries of one organisation saw, over all releases of a kind in one run."""
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from audit.bounds import Scores
 from shared.canaries import CanaryRecord
 from shared.errors import RunError
+from shared.grid import INFLATION
 
 ALL = "all organisations"
 
@@ -22,6 +24,7 @@ class Series:
         where: the organisation.
         record: the first record, for what all have in common.
         rounds: ``[steps]`` round of each step.
+        attempts: ``[steps]`` at the round's sum.
         people: ``[steps]`` who could enter.
         residuals, signs, sampled, batch_sizes: as of ``CanaryRecord``, over all steps.
     """
@@ -29,6 +32,7 @@ class Series:
     where: str
     record: CanaryRecord
     rounds: npt.NDArray[np.int64]
+    attempts: npt.NDArray[np.int64]
     people: npt.NDArray[np.int64]
     residuals: npt.NDArray[np.float32]
     signs: npt.NDArray[np.int8]
@@ -39,6 +43,11 @@ class Series:
     def deviation(self) -> float:
         """Planned deviation of this organisation's noise, over the sensitivity."""
         return self.record.noise_multiplier * self.record.noise_share
+
+    @property
+    def drawn(self) -> float:
+        """Deviation that is drawn: on a grid a little more than planned."""
+        return self.deviation * INFLATION.get(self.record.grid_bits, 1.0)
 
     @property
     def reserves(self) -> npt.NDArray[np.float32]:
@@ -93,7 +102,7 @@ def series_of(where: str, records: Sequence[CanaryRecord]) -> Series:
     Raises:
         RunError: if they have different plans or canaries.
     """
-    records = sorted(records, key=lambda record: record.round)
+    records = sorted(records, key=lambda record: (record.round, record.attempt))
     first = records[0]
     for record in records[1:]:
         if _planned(record) != _planned(first) or not np.array_equal(record.keys, first.keys):
@@ -106,12 +115,36 @@ def series_of(where: str, records: Sequence[CanaryRecord]) -> Series:
         where,
         first,
         np.repeat([record.round for record in records], steps),
+        np.repeat([record.attempt for record in records], steps),
         np.repeat([record.people for record in records], steps),
         np.concatenate([record.residuals for record in records]),
         np.concatenate([record.signs for record in records]),
         np.concatenate([record.sampled for record in records]),
         np.concatenate([record.batch_sizes for record in records]),
     )
+
+
+def opened(series: Sequence[Series]) -> list[Series]:
+    """Of each round the last attempt alone: those before it were given up, their sums unopened."""
+    last: dict[int, int] = {}
+    for s in series:
+        for number, attempt in zip(s.rounds.tolist(), s.attempts.tolist(), strict=True):
+            last[number] = max(attempt, last.get(number, 0))
+    return [_steps(s, s.attempts == np.array([last[n] for n in s.rounds.tolist()])) for s in series]
+
+
+def steady(series: Sequence[Series]) -> list[Series]:
+    """Those that took part in every step that any of them took part in."""
+    most = max(series, key=lambda s: len(s.rounds))
+    known = {number for s in series for number in s.rounds.tolist()}
+    if known != set(most.rounds.tolist()):
+        return []
+    return [s for s in series if np.array_equal(s.rounds, most.rounds)]
+
+
+def enough(series: Series) -> int:
+    """How many organisations' noise is all the planned noise of their sum."""
+    return math.ceil(series.record.noise_share**-2 - 1e-9)
 
 
 def common_columns(series: Sequence[Series]) -> list[npt.NDArray[np.int64]]:
@@ -130,7 +163,9 @@ def joint_scores(series: Sequence[Series]) -> Scores:
 
     The adversary sees the sum alone and knows all canaries but one. All organisations have theirs
     on the same coordinates, under one noise: so that scores stay independent, each coordinate tests
-    the canary of one organisation, in turn.
+    the canary of one organisation, in turn. Where a sum has more noise than was planned, because it
+    may lose some organisations and some may collude, the adversary also knows the noise of all but
+    as many as the plan counts on: the one tested and those after it.
 
     Args:
         series: of one kind and with the same steps, one of each organisation.
@@ -139,6 +174,7 @@ def joint_scores(series: Sequence[Series]) -> Scores:
     first = series[0]
     is_member = columns[0] < first.record.members
     order = np.argsort(~is_member, kind="stable")
+    honest = min(enough(first), len(series))
     target = np.arange(len(order)) % len(series)
     noise = np.zeros((len(first.rounds), len(order)))
     own, sign = np.zeros_like(noise), np.ones_like(noise)
@@ -148,7 +184,8 @@ def joint_scores(series: Sequence[Series]) -> Scores:
         members = np.flatnonzero(column < s.record.members)
         push = np.zeros(noise.shape)
         push[:, members] = s.sampled[:, column[members]] * s.signs[:, column[members]]
-        noise += s.residuals[:, column] - push
+        unknown = (number - target) % len(series) < honest
+        noise[:, unknown] += (s.residuals[:, column] - push)[:, unknown]
         mine = target == number
         own[:, mine], sign[:, mine] = push[:, mine], s.signs[:, column[mine]]
         entered[:, mine] = push[:, mine] != 0.0
@@ -177,9 +214,24 @@ def _planned(record: CanaryRecord) -> tuple[object, ...]:
         record.noise_multiplier,
         record.sensitivity,
         record.noise_share,
+        record.grid_bits,
         record.noise,
+        record.least_participants,
         record.delta,
         record.members,
+    )
+
+
+def _steps(series: Series, kept: npt.NDArray[np.bool_]) -> Series:
+    return replace(
+        series,
+        rounds=series.rounds[kept],
+        attempts=series.attempts[kept],
+        people=series.people[kept],
+        residuals=series.residuals[kept],
+        signs=series.signs[kept],
+        sampled=series.sampled[kept],
+        batch_sizes=series.batch_sizes[kept],
     )
 
 

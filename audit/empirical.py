@@ -16,7 +16,16 @@ from rich.table import Table
 
 from audit.bounds import CONFIDENCE, EpsilonBound, Scores, bound_epsilon
 from audit.canary_checks import FALSE_ALARM, Check, check_all
-from audit.canary_series import ALL, Series, joint_scores, pooled, read_series
+from audit.canary_series import (
+    ALL,
+    Series,
+    enough,
+    joint_scores,
+    opened,
+    pooled,
+    read_series,
+    steady,
+)
 from shared.errors import RunError
 
 KINDS = ("popularity", "cooccurrence", "step")
@@ -142,7 +151,8 @@ def print_report(console: Console, report: EmpiricalReport) -> None:
     )
     if report.noise == "shared":
         console.print(
-            "Noise is shared: an organisation's line says what holds where all others collude.",
+            "Noise is shared: an organisation's line says what holds where all others collude, "
+            "the last one what holds where no more of them do than was planned.",
             highlight=False,
         )
     table = Table("Where")
@@ -180,16 +190,22 @@ def _together(
     """Scores of all organisations: against the sum where they share noise, else pooled.
 
     Empty where they took part in different releases: then there is no one claim to compare with.
+    Of a sum, those that were lost in some round are left out if enough are left.
     """
     result = []
     for kind in dict.fromkeys(s.record.kind for s in series):
         of_kind = [s for s in series if s.record.kind == kind]
+        if of_kind[0].record.noise == "shared":
+            whole = steady(opened(of_kind))
+            if len(whole) < min(enough(of_kind[0]), organisations):
+                return []
+            result.append(joint_scores(whole))
+            continue
         scores = [one for one in alone if one.kind == kind]
-        same = all(np.array_equal(s.rounds, of_kind[0].rounds) for s in of_kind)
-        if not same or len(of_kind) < organisations or len({one.event() for one in scores}) > 1:
+        same = len(steady(of_kind)) == organisations
+        if not same or len({one.event() for one in scores}) > 1:
             return []
-        shared = of_kind[0].record.noise == "shared"
-        result.append(joint_scores(of_kind) if shared else pooled(scores))
+        result.append(pooled(scores))
     return result
 
 

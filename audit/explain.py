@@ -8,12 +8,12 @@ Differential privacy bounds every test of whether one person was in the data (Wa
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
 
-from audit.report_words import one_in_text, percent_text
+from audit.report_words import joint_text, one_in_text, percent_text
 from shared.accounting import (
     Events,
     discretisation_of,
@@ -23,7 +23,7 @@ from shared.accounting import (
     without_guarantee,
 )
 from shared.errors import PrivacyError
-from shared.spending import Contents
+from shared.spending import Account, Contents
 from shared.tradeoff import best_true_positive_rate
 from shared.words import delta_text, epsilon_text, factor_text
 
@@ -45,12 +45,14 @@ class Explanation:
         success: most that an attacker can find of those in the data, as a share, at the share of
             those not in the data that it wrongly accuses.
         right_guess: most often that a guess is right where as many are in the data as not.
+        attacker: what they see, and who they may be.
     """
 
     epsilon: float
     delta: float
     success: Callable[[float], float]
     right_guess: float
+    attacker: str = "The attacker sees everything that left"
 
     def believed(self, prior: float, false_positive_rate: float) -> float:
         """Most that an accusation can make somebody believe who believed ``prior`` before.
@@ -118,7 +120,15 @@ def explain_ledger(contents: Contents) -> Explanation:
     delta = contents.policy.budget.delta
     if not all(account.private for account in contents.accounts):
         return explain_nothing(delta)
-    return explain_events(merged(s.intent.event() for s in contents.spends), delta)
+    whole = Account(None, contents.spends, None, delta, contents.policy.trust.binds)
+    made, colluders = explain_events(whole.events, delta), whole.sums.colluders
+    if colluders is None or whole.binds == "alone":
+        return made
+    return replace(
+        made,
+        attacker=f"The attacker is {joint_text(colluders)} (against all others together epsilon is "
+        f"{epsilon_text(whole.epsilon_alone)})",
+    )
 
 
 def explain_nothing(delta: float) -> Explanation:
@@ -163,7 +173,7 @@ def paragraph(explanation: Explanation) -> str:
     rate, prior = FALSE_POSITIVE_RATES[0], PRIORS[0]
     slack = f", apart from a slack of {one_in_text(explanation.delta)}" if explanation.delta else ""
     return (
-        "The attacker sees everything that left, knows everything about everybody else, and wants "
+        f"{explanation.attacker}, knows everything about everybody else, and wants "
         "to know whether one person was in the data at all. Whatever they do and compute, what "
         "they see shifts their odds by a factor of at most "
         f"{factor_text(explanation.epsilon)}{slack}. Asked about people of whom as many are in the "

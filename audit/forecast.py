@@ -116,7 +116,8 @@ def forecast(contents: Contents, rounds: int | None = None) -> Forecast:
             "the ledger is not private, so there is no epsilon to forecast; tacit audit report "
             "says why"
         )
-    setting = Setting(last.sampling_rate, last.noise_multiplier, last.count)
+    # Of the noise that binds: in a secure sum that of all, or this organisation's own.
+    setting = Setting(last.sampling_rate, last.event(account.binds).noise_multiplier, last.count)
     fits = _rounds_that_fit(account, budget, setting)
     least = contents.policy.mechanism.least_noise_multiplier
     most = rounds or min(max(FEWEST_ROUNDS, fits + fits // 4), LARGEST_COUNT // setting.steps)
@@ -141,8 +142,10 @@ def forecast(contents: Contents, rounds: int | None = None) -> Forecast:
 def print_forecast(console: Console, made: Forecast) -> None:
     """Tables of rounds with bars, and of other settings."""
     setting, account = made.setting, made.account
+    figure = "" if account.sums.colluders is None else f" ({account.binds})"
     console.print(
-        f"Spent: epsilon {epsilon_text(account.epsilon)} of {epsilon_text(made.budget)} at delta "
+        f"Spent: epsilon {epsilon_text(account.epsilon)}{figure} of {epsilon_text(made.budget)} "
+        f"at delta "
         f"{delta_text(account.delta)}; {left_text(made.budget - account.epsilon)} is left. At "
         f"least {plural(made.fits, 'further round')} like the last one fit: sampling rate "
         f"{setting.sampling_rate:g}, noise multiplier {setting.noise_multiplier:.4g}, "

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from markupsafe import Markup
 from audit import charts, report_words
 from audit.bundle import Evidence
 from audit.verify import Verification, verify_ledger
-from shared.accounting import epsilon_coarse, merged
+from shared.accounting import epsilon_coarse
 from shared.departures import list_egress
 from shared.errors import PrivacyError
 from shared.files import atomic_path
@@ -33,7 +32,12 @@ FILTERS = (
     "time",
     "mechanism",
     "where",
+    "joint",
+    "sums",
 )
+
+
+Kind = tuple[str, str, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,10 @@ class Group:
     """Releases of one mechanism with the same noise in one run.
 
     Attributes:
-        run, mechanism, sampling_rate, noise_multiplier: that they share.
+        run, mechanism, sampling_rate, noise_multiplier, noise_share: that they share.
         first_at, last_at: times of the first and the last intent.
         count: private steps, each a release of the mechanism.
-        epsilon: of these alone; infinite without a guarantee.
+        epsilon: of nothing but these; infinite without a guarantee.
         unsent: intents for which nothing left.
         size_bytes: that left.
     """
@@ -53,6 +57,7 @@ class Group:
     mechanism: str
     sampling_rate: float
     noise_multiplier: float
+    noise_share: float
     first_at: str
     last_at: str
     count: int
@@ -139,10 +144,7 @@ def _chart(account: Account) -> Markup | None:
         return None
     parts = min(len(spends), MOST_POINTS)
     ends = [len(spends) * part // parts for part in range(parts + 1)]
-    chunks = [
-        merged(spend.intent.event() for spend in spends[start:end])
-        for start, end in itertools.pairwise(ends)
-    ]
+    chunks = [account.part(spends[start:end]) for start, end in itertools.pairwise(ends)]
     # The coarse grid's last thousandth is not shown: the figure that binds is the last point.
     epsilons = [min(e, account.epsilon) for e in running_epsilons(chunks, account.delta)]
     epsilons[-1] = account.epsilon
@@ -158,29 +160,28 @@ def _chart(account: Account) -> Markup | None:
 
 
 def _groups(contents: Contents) -> list[Group]:
-    by_kind: dict[tuple[str, str, float, float], list[Spend]] = {}
+    by_kind: dict[Kind, list[Spend]] = {}
     for spend in contents.spends:
         intent = spend.intent
-        kind = (intent.run, intent.mechanism, intent.sampling_rate, intent.noise_multiplier)
-        by_kind.setdefault(kind, []).append(spend)
-    delta = contents.policy.budget.delta
+        noise = intent.sampling_rate, intent.noise_multiplier, intent.noise_share
+        by_kind.setdefault((intent.run, intent.mechanism, *noise), []).append(spend)
+    policy = contents.policy
     return [
-        _group(kind, spends, delta)
+        _group(kind, Account(None, spends, None, policy.budget.delta, policy.trust.binds))
         for kind, spends in itertools.islice(
             by_kind.items(), max(0, len(by_kind) - MOST_GROUPS), None
         )
     ]
 
 
-def _group(kind: tuple[str, str, float, float], spends: Sequence[Spend], delta: float) -> Group:
-    private = Account(None, spends, None, delta).private
-    events = merged(spend.intent.event() for spend in spends)
+def _group(kind: Kind, account: Account) -> Group:
+    spends = account.spends
     return Group(
         *kind,
         first_at=spends[0].at,
         last_at=spends[-1].at,
         count=sum(spend.intent.count for spend in spends),
-        epsilon=epsilon_coarse(events, delta) if private else math.inf,
+        epsilon=epsilon_coarse(account.events, account.delta) if account.private else math.inf,
         unsent=sum(not spend.releases for spend in spends),
         size_bytes=sum(release.size_bytes for s in spends for release in s.releases),
     )

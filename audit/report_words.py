@@ -3,8 +3,12 @@
 import math
 from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
+from typing import TYPE_CHECKING
 
-from shared.words import decimals
+from shared.words import decimals, plural
+
+if TYPE_CHECKING:
+    from shared.spending import Sums
 
 MECHANISMS = {
     "popularity": "How often each item was had",
@@ -58,6 +62,48 @@ def time_text(at: str, date_only: bool = False) -> str:
 def mechanism_text(name: str) -> str:
     """What a mechanism releases, in words."""
     return MECHANISMS.get(name, name)
+
+
+def sums_text(sums: "Sums", members: int) -> str:
+    """How releases were added up, and what of it rests on whom.
+
+    Args:
+        sums: of the ledger.
+        members: public keys that the policy names as participants.
+    """
+    parts = []
+    if sums.secure:
+        who = (
+            f"Only the {plural(members, 'key')} of the policy count in it"
+            if members
+            else "The policy names no keys, so the server could have invented organisations"
+        )
+        parts.append(
+            f"{plural(sums.secure, 'release')} in a secure sum: the server sees nothing but the "
+            f"sum of {sums.least} or more organisations. {who}"
+        )
+    if sums.simulated:
+        parts.append(
+            f"{plural(sums.simulated, 'release')} with noise for a sum that was only simulated"
+        )
+    if sums.plain or not parts:
+        parts.append(
+            f"{plural(sums.plain, 'release')} of its own: the server sees each, with its noise"
+        )
+    return ". ".join(parts)
+
+
+def joint_text(colluders: int) -> str:
+    """Against whom the joint figure holds.
+
+    >>> joint_text(1), joint_text(0)
+    ('the server and 1 other organisation at most, together', 'the server by itself')
+    """
+    if colluders < 0:
+        return "nobody: too few organisations added noise"
+    if not colluders:
+        return "the server by itself"
+    return f"the server and {plural(colluders, 'other organisation')} at most, together"
 
 
 def where_text(sequence: int) -> str:

@@ -9,9 +9,11 @@ from shared.accounting import LARGEST_COUNT, Events, epsilon_checked, merged
 from shared.chain import Anchor, Fault, Record, Sealed, canonical
 from shared.entries import Amendment, Intent, Opening, Refusal, Release, parse_entry
 from shared.errors import PrivacyError
+from shared.grid import PLAIN_BITS, SECURE_BITS
 from shared.judge import Past, judge
-from shared.plan import Adjacency, Mechanism
+from shared.plan import Adjacency, Aggregation, Mechanism
 from shared.policy import Policy
+from shared.trust import UNMASK, phase_of, withstood
 
 # Another machine's arithmetic may differ in the last digits of an epsilon that takes all.
 ROUNDING = 1e-6
@@ -65,9 +67,9 @@ class Reading:
             self._read(place, record)
         self._interrupted()
 
-    def events(self, federation: str | None = None) -> Events:
-        """Cost of all intents, or of those that one federation asked for."""
-        return self._events(len(self.intents), federation)
+    def events(self, federation: str | None, binds: str) -> Events:
+        """Cost of all intents or of those that one federation asked for, joint or alone."""
+        return self._events(len(self.intents), federation, binds)
 
     def federations(self) -> tuple[str, ...]:
         """Keys of the servers that asked for something."""
@@ -80,9 +82,18 @@ class Reading:
             "noise or sampling came from a seed, and whoever knows it can take the noise off": [
                 p for p, i in self.intents if not i.secret_randomness
             ],
-            "this organisation added only a part of the noise, so that epsilon holds for the sum "
-            "of all organisations at most": [p for p, i in self.intents if i.noise_share < 1.0],
+            "this organisation added only a part of the noise, and no secure sum hid the part: "
+            "epsilon holds for the sum of all organisations at most": [
+                p
+                for p, i in self.intents
+                if i.noise_share < 1.0 and i.aggregation != Aggregation.SECURE
+            ],
         }
+        binds = "" if self.policy is None else self.policy.trust.binds
+        if binds == "joint" and withstood(intent for _, intent in self.intents) == -1:
+            reasons["the noise in a secure sum was not whole, and the budget counts joint"] = [
+                place for place, intent in self.intents if withstood([intent]) == -1
+            ]
         return [
             f"{reason} ({len(places)} intents, the first is record {places[0]})"
             for reason, places in reasons.items()
@@ -93,22 +104,22 @@ class Reading:
         """The first intent under each policy after which its budget was passed."""
         bounds = [*(start for _, start in self._terms), len(self.intents)]
         for (policy, _), (start, end) in zip(self._terms, pairwise(bounds), strict=True):
-            limit = policy.budget.epsilon
-            if end == start or limit is None:
+            if end == start or policy.budget.epsilon is None:
                 continue
             shared = policy.budget.shared_by_federations
             asked = sorted({intent.federation for _, intent in self.intents[start:end]})
             for federation in [None] if shared else asked:
-                yield from self._over(limit, policy.budget.delta, start, end, federation)
+                yield from self._over(policy, start, end, federation)
 
     def _over(
-        self, limit: float, delta: float, start: int, end: int, federation: str | None
+        self, policy: Policy, start: int, end: int, federation: str | None
     ) -> Iterator[Fault]:
-        def epsilon(count: int) -> float:
-            return epsilon_checked(self._events(count, federation), delta)
+        limit, delta, binds = policy.budget.epsilon, policy.budget.delta, policy.trust.binds
 
-        last = epsilon(end)
-        if last <= limit + ROUNDING:
+        def epsilon(count: int) -> float:
+            return epsilon_checked(self._events(count, federation, binds), delta)
+
+        if limit is None or epsilon(end) <= limit + ROUNDING:
             return
         counts = range(start + 1, end + 1)
         first = counts[
@@ -117,13 +128,13 @@ class Reading:
         whose = "" if federation is None else f" of federation {federation[:12] or 'without a key'}"
         yield Fault(
             self.intents[first - 1][0],
-            f"brings epsilon{whose} to {epsilon(first):.4f} at delta {delta:g}; the budget in "
-            f"force was {limit:g}",
+            f"brings epsilon{whose} to {epsilon(first):.4f} ({binds}) at delta {delta:g}; the "
+            f"budget in force was {limit:g}",
         )
 
-    def _events(self, count: int, federation: str | None) -> Events:
+    def _events(self, count: int, federation: str | None, binds: str) -> Events:
         return merged(
-            intent.event()
+            intent.event(binds)
             for _, intent in self.intents[:count]
             if federation in (None, intent.federation)
         )
@@ -160,7 +171,7 @@ class Reading:
             self._anchor(place, record)
 
     def _open(self, place: int, opening: Opening) -> None:
-        self.opening = self.opening or opening
+        self.opening = self._past.opening = self.opening or opening
         if opening.unit != "user" or opening.adjacency != Adjacency.ADD_OR_REMOVE_ONE.value:
             self._fault(
                 place,
@@ -221,8 +232,12 @@ class Reading:
     def _release(self, place: int, record: Record, release: Release) -> None:
         request = str(record.request)
         self.releases.append((place, release))
-        before = self._left.setdefault(request, release.sha256)
-        if before != release.sha256:
+        protocol = release.mechanism == "protocol"
+        phase, masked = phase_of(request) if protocol else ("", "")
+        if phase not in ("", UNMASK) and masked not in self._reserved:
+            # Before anything is masked with them, keys and shares may be made anew.
+            self._left[request] = release.sha256
+        elif self._left.setdefault(request, release.sha256) != release.sha256:
             self._fault(place, f"request {request} was answered before with other arrays")
         if release.size_bytes < 0:
             self._fault(place, f"its size is {release.size_bytes} bytes")
@@ -240,6 +255,9 @@ class Reading:
             if release.arrays or release.size_bytes:
                 self._fault(place, "arrays left that no mechanism made")
             return
+        if protocol:
+            self._protocol(place, release, phase, masked)
+            return
         number, _, intent = self._reserved.get(request, (0, 0, None))
         if intent is None or release.intent != number:
             self._fault(
@@ -253,6 +271,16 @@ class Reading:
                 f"a release by {release.mechanism}; its intent, record {number}, is for "
                 f"{intent.mechanism}",
             )
+
+    def _protocol(self, place: int, release: Release, phase: str, masked: str) -> None:
+        if not phase:
+            self._fault(place, "arrays left for a secure sum, and its request is no phase of one")
+        if release.intent:
+            self._fault(place, "a reply of a secure sum's protocol names an intent")
+        _, _, intent = self._reserved.get(masked, (0, 0, None))
+        secure = intent is not None and intent.aggregation == Aggregation.SECURE
+        if phase == UNMASK and not secure:
+            self._fault(place, f"shares that unmask a sum left without an intent of {masked}")
 
     def _anchor(self, place: int, record: Record) -> None:
         try:
@@ -293,6 +321,13 @@ class Reading:
 
 def _uncountable(intent: Intent) -> str:
     try:
+        secure = Aggregation(intent.aggregation) is Aggregation.SECURE
+    except ValueError:
+        return f"an intent that cannot be accounted: {intent.aggregation!r} is no way to add up"
+    discrete = intent.distribution == "discrete"
+    if secure and not discrete:
+        return "an intent that cannot be accounted: a secure sum without discrete noise"
+    try:
         Mechanism(
             intent.mechanism,
             intent.sampling_rate,
@@ -300,6 +335,7 @@ def _uncountable(intent: Intent) -> str:
             intent.sensitivity,
             intent.noise_share,
             intent.distribution,
+            (SECURE_BITS if secure else PLAIN_BITS) if discrete else 0,
         )
     except PrivacyError as error:
         return f"an intent that cannot be accounted: {error}"

@@ -7,11 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from audit.report_words import joint_text, sums_text
+
 if TYPE_CHECKING:
     from audit.heads import Heads, Member
     from audit.verify import Verification
     from shared.chain import Fault
-    from shared.departures import Egress
+    from shared.departures import Departure, Egress
 
 LONGEST_SENTENCE = 500
 MOST_SENTENCES = 100
@@ -43,6 +45,7 @@ def print_verification(
             f"{found.refusals} refusals",
         ),
         *_epsilon_rows(found),
+        ("Sums", sums_text(found.sums, found.members)),
         *(
             (
                 "Seen by a server",
@@ -84,7 +87,7 @@ def print_egress(console: Console, found: "Egress") -> None:
             departure.at[5:19].replace("T", " "),
             run[:8],
             rest.partition("/")[0] + (" (again)" if departure.again else ""),
-            departure.mechanism,
+            _what(departure),
             f"{release.size_bytes:,}",
             release.sha256[:8] if release.size_bytes else "",
         )
@@ -193,6 +196,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
 
 
+def _what(departure: "Departure") -> str:
+    from shared.trust import phase_of
+
+    phase, masked = phase_of(departure.request)
+    if departure.release.mechanism != "protocol" or not phase:
+        return departure.mechanism
+    return f"{phase} of a secure sum of {masked.split('/')[2]}"
+
+
 def _epsilon_rows(found: "Verification") -> Iterable[tuple[str, str]]:
     if not found.spent:
         yield "Epsilon", "cannot be stated"
@@ -208,6 +220,13 @@ def _epsilon_rows(found: "Verification") -> Iterable[tuple[str, str]]:
             f"{as_read}\nPLD {spent.pld:.4f}, confirmed by PRV {spent.prv:.4f}; RDP's ceiling "
             f"{spent.rdp:.4f}",
         )
+        if found.sums.colluders is not None:
+            yield (
+                f"Joint and alone{whose}",
+                f"joint {spent.joint:.4f}: holds against {joint_text(found.sums.colluders)}\n"
+                f"alone {spent.alone:.4f}: holds where everybody else is against it\n"
+                f"the budget counts {found.binds}",
+            )
 
 
 def _epsilon(checked: "Verification") -> str:

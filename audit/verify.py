@@ -10,6 +10,7 @@ from audit.rules import Reading
 from shared.accounting import epsilon_checked, epsilon_prv, epsilon_rdp
 from shared.chain import Anchor, Fault, Sealed, chain_faults, head_faults
 from shared.errors import PrivacyError
+from shared.spending import Sums, sums_of
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,16 @@ class Spent:
         pld: the figure that binds, confirmed by PRV.
         prv: by the independent accountant.
         rdp: a ceiling.
+        joint: by PLD, against the server and so many others as ``Sums.colluders`` says.
+        alone: by PLD, where everybody else is against the organisation.
     """
 
     federation: str | None
     pld: float
     prv: float
     rdp: float
+    joint: float
+    alone: float
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,10 @@ class Verification:
         first_at, last_at: times of the first and the newest record, by the organisation's clock.
         budget: most epsilon under the policy in force; None without noise.
         delta: at which epsilon is stated; None if no policy can be read.
+        binds: the figure that the policy in force counts, ``joint`` or ``alone``; empty if none
+            can be read.
+        members: how many public keys it names as participants of secure sums.
+        sums: how releases were added up.
         spent: of all federations together, then of each where they have budgets of their own;
             empty if epsilon cannot be stated.
         not_private: why epsilon is no guarantee; empty if it is.
@@ -78,6 +87,9 @@ class Verification:
     last_at: str
     budget: float | None
     delta: float | None
+    binds: str
+    members: int
+    sums: Sums
     spent: Sequence[Spent]
     not_private: Sequence[str]
     witnesses: Sequence[Witness]
@@ -88,7 +100,7 @@ class Verification:
         """For machines; an infinite epsilon is the text ``inf``."""
         value = asdict(self)
         for spent in value["spent"]:
-            for name in ("pld", "prv", "rdp"):
+            for name in ("pld", "prv", "rdp", "joint", "alone"):
                 spent[name] = "inf" if spent[name] == float("inf") else spent[name]
         return {"sound": not self.faults, **value}
 
@@ -147,6 +159,9 @@ def verify_ledger(
         last_at=reading.last_at,
         budget=policy.budget.epsilon if policy else None,
         delta=policy.budget.delta if policy else None,
+        binds=policy.trust.binds if policy else "",
+        members=len(policy.trust.members) if policy else 0,
+        sums=sums_of([intent for _, intent in reading.intents]),
         spent=spent,
         not_private=reading.not_private(),
         witnesses=witnesses,
@@ -184,17 +199,19 @@ def _heads_faults(stored: Sequence[Sealed], reading: Reading, heads: Heads) -> l
 def _spent(reading: Reading) -> list[Spent]:
     if reading.policy is None:
         return []
-    budget = reading.policy.budget
+    budget, binds = reading.policy.budget, reading.policy.trust.binds
     own = [] if budget.shared_by_federations else reading.federations()
     spent = []
     for federation in (None, *own):
-        events = reading.events(federation)
+        events = reading.events(federation, binds)
         spent.append(
             Spent(
                 federation,
                 epsilon_checked(events, budget.delta),
                 epsilon_prv(events, budget.delta),
                 epsilon_rdp(events, budget.delta),
+                epsilon_checked(reading.events(federation, "joint"), budget.delta),
+                epsilon_checked(reading.events(federation, "alone"), budget.delta),
             )
         )
     return spent

@@ -7,8 +7,10 @@ server hands back.
 
 import functools
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,18 @@ from client.canaries import Canaries, noised_sum
 from client.evaluation import evaluation_sum
 from client.ledger import Ledger
 from client.releases import Identity, Releases, plan_of
-from client.trainer import Trainable, private_steps
+from client.resources import Resources, checked_resources
+from client.summing import Summing
+from client.sums import Floats, Layout
+from client.trainer import private_steps, private_sum
 from shared.adapters import Arrays, load_adapter, load_arrays, save_adapter
-from shared.cards import adapter_card
+from shared.cards import MaskedSums, adapter_card
 from shared.catalogue import Catalogue
 from shared.config import Config
 from shared.delivery import DELIVERY, statistics_from_arrays
-from shared.encoder import Vectors
 from shared.errors import FederationError
 from shared.files import atomic_directory, atomic_path, write_json
+from shared.fixed_point import clamped
 from shared.histories import PrivateHistories
 from shared.messages import Reply, Request, unpack_delivery
 from shared.plan import Mechanism
@@ -45,32 +50,7 @@ from shared.statistics import (
     popularity_sum,
     triangle_size,
 )
-from shared.user_model import item_tensor
 from shared.wire import are_halved, halved, widened
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Public parts of a model that organisations of one simulation share.
-
-    Attributes:
-        trainable: the user model under hooks; each training loads its adapter first.
-        vectors: ``[items, dim]`` centred item vectors of this organisation's catalogue.
-        model_sha256: hash over base weights and frozen adapter factors.
-        base_sha256: hash of the base's weights.
-    """
-
-    trainable: Trainable
-    vectors: Vectors
-    model_sha256: str
-    base_sha256: str
-
-    @functools.cached_property
-    def items(self) -> torch.Tensor:
-        """The item vectors where the model is, made once."""
-        runtime = self.trainable.runtime
-        with stage("vectors"):
-            return item_tensor(self.vectors, runtime.device, runtime.precision)
 
 
 class Agent:
@@ -105,6 +85,8 @@ class Agent:
         self.ledger = ledger
         self.config = config
         self.releases = Releases(self.identity, directory, ledger, config)
+        state = directory / "keys" / "secure_sum.json"
+        self._summing = Summing(state, self.releases, ledger, catalogue.key_hashes)
         self._training = training
         self._histories = histories
         self._resources = functools.cache(resources)
@@ -141,23 +123,37 @@ class Agent:
 
     def popularity(self, request: Request) -> Reply:
         """Release P over this organisation's catalogue."""
-        mechanism = plan_of(request, "popularity").mechanism("popularity")
-        keys = self.catalogue.key_hashes
+        plan = plan_of(request, "popularity")
+        mechanism, keys = plan.mechanism("popularity"), self.catalogue.key_hashes
+        layout, first, place = None, np.arange(len(keys)), np.arange(len(keys))
+        if plan.secure:
+            # Items of one key share a coordinate of the sum, and a user's row must have norm 1.
+            keys, first, place = np.unique(keys, return_index=True, return_inverse=True)
+            layout = Layout.of_items(keys, request.arrays.get("keys"))
 
-        def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
-            canaries = Canaries.on_items(self.releases.canaries, request.run, request.round, keys)
+        def compute(random: PrivateRandom) -> Floats:
+            count = self.releases.canaries
+            canaries = Canaries.on_items(count, request.run, request.round, keys, first)
 
-            def total(chosen: PrivateHistories) -> npt.NDArray[np.float64]:
-                return popularity_sum(chosen, len(self.catalogue))
+            def total(chosen: PrivateHistories) -> Floats:
+                merged = replace(chosen, items=place[chosen.items]) if plan.secure else chosen
+                return popularity_sum(merged, len(keys))
 
-            noised = self._noised(request, mechanism, total, random, canaries)
-            return {"keys": keys, "values": noised}
+            return self._noised(request, mechanism, total, random, canaries, layout)
 
-        return self.releases.release(request, mechanism, 1, compute)
+        if plan.secure:
+            return self._summing.release(request, mechanism, compute)
+        return self.releases.release(
+            request,
+            mechanism,
+            1,
+            lambda random: {"keys": keys, "values": compute(random).astype(np.float32)},
+        )
 
     def cooccurrence(self, request: Request) -> Reply:
         """Release G over those of the asked items that this organisation has."""
-        mechanism = plan_of(request, "cooccurrence").mechanism("cooccurrence")
+        plan = plan_of(request, "cooccurrence")
+        mechanism = plan.mechanism("cooccurrence")
         wanted = request.arrays.get("keys")
         if wanted is None or wanted.dtype != np.uint64 or wanted.ndim != 1:
             raise FederationError("cooccurrence: expected an array keys of uint64")
@@ -170,7 +166,11 @@ class Agent:
         own = np.array([k for k in dict.fromkeys(wanted.tolist()) if k in places], dtype=np.uint64)
         top = np.array([places[int(key)] for key in own], dtype=np.int64)
         most = self.policy.model.most_parameters
-        if triangle_size(len(own)) > most:
+        layout = None
+        if plan.secure:
+            asked = {int(key): place for place, key in enumerate(wanted)}
+            layout = Layout.of_pairs([asked[int(key)] for key in own], len(asked))
+        if triangle_size(len(wanted) if plan.secure else len(own)) > most:
             raise self.releases.refuse(
                 request.identifier("cooccurrence"),
                 "model.most_parameters",
@@ -178,31 +178,45 @@ class Agent:
                 "are allowed",
             )
 
-        def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
+        def compute(random: PrivateRandom) -> Floats:
             canaries = Canaries.on_pairs(
                 self.releases.canaries, request.run, request.round, own, top
             )
 
-            def total(chosen: PrivateHistories) -> npt.NDArray[np.float64]:
+            def total(chosen: PrivateHistories) -> Floats:
                 return cooccurrence_sum(chosen, top, self.config.statistics)
 
-            noised = self._noised(request, mechanism, total, random, canaries)
-            return {"keys": own, "values": noised}
+            return self._noised(request, mechanism, total, random, canaries, layout)
 
-        return self.releases.release(request, mechanism, 1, compute)
+        if plan.secure:
+            return self._summing.release(request, mechanism, compute)
+        return self.releases.release(
+            request,
+            mechanism,
+            1,
+            lambda random: {"keys": own, "values": compute(random).astype(np.float32)},
+        )
 
     def train(self, request: Request) -> Reply:
         """Run the round's private steps from the given adapter and release the noised update.
 
         The update leaves in the precision in which the adapter came: rounding is post-processing.
         """
-        mechanism = plan_of(request, "step").mechanism("step")
+        plan = plan_of(request, "step")
+        mechanism = plan.mechanism("step")
         resources = self._check_model(request, "step")
         # Before the budget is touched: a malformed adapter or a missing delivery costs nothing.
-        half = are_halved(request.arrays)
-        load_arrays(resources.trainable.model, widened(request.arrays) if half else request.arrays)
+        adapter = request.payload
+        half = are_halved(adapter)
+        load_arrays(resources.trainable.model, widened(adapter) if half else adapter)
         self.statistics()
         steps = self.config.training.steps_per_round
+        if plan.secure:
+            if steps != 1:
+                raise FederationError("train: a secure sum is of one private step a round")
+            return self._summing.release(
+                request, mechanism, partial(self._train_sum, request, mechanism)
+            )
 
         def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
             update = self._train(request, mechanism, steps, random)
@@ -212,21 +226,35 @@ class Agent:
 
     def evaluate(self, request: Request) -> Reply:
         """Release noised sums of hits, discounted gains and users on what training never saw."""
-        mechanism = plan_of(request, "evaluation").mechanism("evaluation")
+        plan = plan_of(request, "evaluation")
+        mechanism = plan.mechanism("evaluation")
         self._check_model(request, "evaluation")
         scorer = self.scorer()
         cutoff = self.config.evaluation.cutoff
 
-        def compute(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
-            noised = noised_sum(
-                self._histories,
-                lambda chosen: evaluation_sum(scorer, chosen, cutoff),
-                mechanism,
-                random,
-            )
-            return {"values": noised.astype(np.float32)}
+        def total(chosen: PrivateHistories) -> Floats:
+            found = evaluation_sum(scorer, chosen, cutoff)
+            declared = self.identity.declared_users
+            return clamped(found, declared, mechanism.sensitivity) if plan.secure else found
 
-        return self.releases.release(request, mechanism, 1, compute)
+        def compute(random: PrivateRandom) -> Floats:
+            return noised_sum(self._histories, total, mechanism, random)
+
+        if plan.secure:
+            return self._summing.release(request, mechanism, compute)
+        return self.releases.release(
+            request, mechanism, 1, lambda random: {"values": compute(random).astype(np.float32)}
+        )
+
+    def aggregate(self, request: Request, phase: str, name: str) -> Reply:
+        """A phase of a secure sum before or after the masked input; costs nothing.
+
+        Args:
+            request: of the phase.
+            phase: ``keys``, ``shares`` or ``unmask``.
+            name: of the mechanism whose sum it is.
+        """
+        return self._summing.phase(request, phase, name)
 
     def deliver_statistics(self, request: Request) -> Reply:
         """Keep the federation's statistics, seen from this organisation's catalogue."""
@@ -243,11 +271,7 @@ class Agent:
         resources = self._check_model(request, "deliver_adapter")
         adapter, reliability = unpack_delivery(request.arrays)
         load_arrays(resources.trainable.model, adapter)
-        # The organisation's own figures, not the server's word.
-        epsilon = self.ledger.spent() if self.ledger.private() else None
-        card = adapter_card(
-            self.config, epsilon, self.policy.budget.delta, request.run, request.round
-        )
+        card = self._card(request)
         # Whoever recommends may read it at any moment.
         with atomic_directory(self.directory / "delivered" / "adapter") as folder:
             save_adapter(resources.trainable.model, folder, card, reliability)
@@ -293,100 +317,99 @@ class Agent:
 
     def adapter_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of an adapter update, by name."""
-        trained = self._resources().trainable.model.trained
-        return {name: tuple(value.shape) for name, value in trained.items()}
+        return self._resources().adapter_shapes
 
     def _check_model(self, request: Request, kind: str) -> Resources:
         """Refuse another model than the one held here, and one that the policy does not allow."""
-        rules, identifier = self.policy.model, request.identifier(kind)
-        # Before a model of that size is made.
-        if self.config.model.rank > rules.greatest_rank:
-            raise self.releases.refuse(
-                identifier,
-                "model.greatest_rank",
-                f"the adapter's rank is {self.config.model.rank}; at most {rules.greatest_rank} is "
-                "allowed",
-            )
-        resources = self._resources()
-        positions = resources.trainable.model.positions
-        if self.config.model.window > positions:
-            # Otherwise whether training fails would tell whether some history is that long.
-            raise self.releases.refuse(
-                identifier,
-                "model.window",
-                f"the window is {self.config.model.window}; the model reads {positions} positions",
-            )
-        if request.model_sha256 != resources.model_sha256:
-            raise self.releases.refuse(
-                identifier,
-                "model",
-                f"the request is for model {request.model_sha256[:12]}, {self.identity.name} holds "
-                f"{resources.model_sha256[:12]}; use the same base, adapter settings and seed",
-            )
-        if rules.allowed_bases and resources.base_sha256 not in rules.allowed_bases:
-            raise self.releases.refuse(
-                identifier,
-                "model.allowed_bases",
-                f"base {self.config.base.name} has weights {resources.base_sha256[:12]}, which are "
-                "not among those allowed",
-            )
-        size = sum(int(np.prod(shape)) for shape in self.adapter_shapes().values())
-        if size > rules.most_parameters:
-            raise self.releases.refuse(
-                identifier,
-                "model.most_parameters",
-                f"an update would carry {size} numbers; at most {rules.most_parameters} are "
-                "allowed",
-            )
-        return resources
+        rules, load = self.policy.model, self._resources
+        return checked_resources(request, kind, load, self.config, rules, self.releases)
 
     def _noised(
         self,
         request: Request,
         mechanism: Mechanism,
-        total: Callable[[PrivateHistories], npt.NDArray[np.float64]],
+        total: Callable[[PrivateHistories], Floats],
         random: PrivateRandom,
         canaries: Canaries | None,
-    ) -> npt.NDArray[np.float32]:
-        """A statistic with noise, without the canaries' parts, and their record kept."""
+        layout: Layout | None,
+    ) -> Floats:
+        """A statistic with noise, without the canaries' parts, and their record kept.
+
+        With a layout it has the coordinates of the sum of all organisations.
+        """
+        declared, summed = self.identity.declared_users, total
+        if layout is not None:
+
+            def summed(chosen: PrivateHistories) -> Floats:
+                return layout.widened(total(chosen), declared, mechanism.sensitivity)
+
         with stage("statistics"):
-            noised = noised_sum(self._training, total, mechanism, random, canaries)
+            noised = noised_sum(self._training, summed, mechanism, random, canaries)
         self._keep_canaries(canaries, mechanism, request)
-        return noised.astype(np.float32)
+        return noised if layout is None else layout.spread(noised)
 
     def _train(
         self, request: Request, mechanism: Mechanism, steps: int, random: PrivateRandom
     ) -> dict[str, npt.NDArray[Any]]:
+        """The update of ``steps`` private steps, noised."""
+        with self._training_of(request, mechanism) as (canaries, given):
+            update = private_steps(steps=steps, random=random, canaries=canaries, **given)
+        return dict(update.arrays)
+
+    def _train_sum(self, request: Request, mechanism: Mechanism, random: PrivateRandom) -> Floats:
+        """The noised sum of clipped gradients of one private step."""
+        with self._training_of(request, mechanism) as (canaries, given):
+            return private_sum(random=random, canaries=canaries, **given)
+
+    @contextmanager
+    def _training_of(
+        self, request: Request, mechanism: Mechanism
+    ) -> Iterator[tuple[Canaries | None, dict[str, Any]]]:
+        """Canaries and arguments of the trainer; the canaries' record is kept at the end."""
         resources, config = self._resources(), self.config
         runtime, model = resources.trainable.runtime, resources.trainable.model
         canaries = Canaries.on_adapter(
             self.releases.canaries, request.run, request.round, list(model.trained.values())
         )
+        prior = torch.from_numpy(self.statistics().log_popularity).float().to(runtime.device)
+        seeds = np.random.SeedSequence((config.run.seed, request.round))
         started = time.perf_counter()
-        update = private_steps(
-            resources.trainable,
-            self._training,
-            resources.items,
-            torch.from_numpy(self.statistics().log_popularity).float().to(runtime.device),
-            mechanism,
-            steps,
-            self.identity.declared_users,
-            config.model.window,
-            config.privacy.clipping,
-            config.training,
-            random,
+        yield (
             canaries,
-            int(np.random.SeedSequence((config.run.seed, request.round)).generate_state(1)[0]),
+            {
+                "trainable_model": resources.trainable,
+                "histories": self._training,
+                "items": resources.items,
+                "prior": prior,
+                "mechanism": mechanism,
+                "declared_users": self.identity.declared_users,
+                "window": config.model.window,
+                "clipping": config.privacy.clipping,
+                "options": config.training,
+                "public_seed": int(seeds.generate_state(1)[0]),
+            },
         )
         self.training_seconds += time.perf_counter() - started
         self._keep_canaries(canaries, mechanism, request)
-        return dict(update.arrays)
+
+    def _card(self, request: Request) -> str:
+        """The card of a delivered adapter: the organisation's own figures, not the server's."""
+        plan, epsilon, sums = request.plan, None, None
+        if self.ledger.private():
+            epsilon = self.ledger.spent()
+            # The plan under which this run has spent; a delivery may name any.
+            if plan and plan.secure and self.ledger.begun(request.run) == plan.sha256:
+                epsilon, alone = self.ledger.spent("joint"), self.ledger.spent("alone")
+                sums = MaskedSums(plan.least_participants, plan.colluders, alone)
+        delta = self.policy.budget.delta
+        return adapter_card(self.config, epsilon, delta, request.run, request.round, sums)
 
     def _keep_canaries(
         self, canaries: Canaries | None, mechanism: Mechanism, request: Request
     ) -> None:
         if canaries is not None:
-            record = canaries.record(mechanism, plan_of(request, mechanism.name))
+            plan = plan_of(request, mechanism.name)
+            record = canaries.record(mechanism, plan, request.attempt)
             record.save(self.directory / "audit" / request.run)
 
     def _keep_settings(self, request: Request) -> None:

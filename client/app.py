@@ -16,6 +16,7 @@ from shared.errors import RefusedError, TacitError, UnreachableError
 from shared.wire import (
     FAILED,
     LONGEST_REASON,
+    PHASE_OF,
     REFUSED,
     UNREACHABLE,
     AgentAccess,
@@ -72,6 +73,15 @@ def evaluate(message: Message, context: Context) -> Message:
 def deliver_adapter(message: Message, context: Context) -> Message:
     """Take the federation's adapter."""
     return carry(message, context)
+
+
+def aggregate(message: Message, context: Context) -> Message:
+    """A phase of a secure sum: announce keys, deal shares, or give those that unmask it."""
+    return carry(message, context)
+
+
+for phase in PHASE_OF:
+    app.query(phase.removeprefix("query."))(aggregate)
 
 
 def carry(message: Message, context: Context) -> Message:

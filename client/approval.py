@@ -15,9 +15,13 @@ from shared.policy import Policy
 
 
 def approve(
-    directory: Path, federations: Sequence[str], plans: Sequence[str], remove: bool = False
+    directory: Path,
+    federations: Sequence[str] = (),
+    plans: Sequence[str] = (),
+    remove: bool = False,
+    members: Sequence[str] = (),
 ) -> str:
-    """Add federations and plans to those that the policy allows, or take them away.
+    """Add federations, plans and members to those that the policy allows, or take them away.
 
     The changed policy is checked, replaces ``policy.toml`` with its comments, and goes on record in
     the ledger. A running agent takes it up from there. When the ledger refuses it, the file is what
@@ -28,6 +32,8 @@ def approve(
         federations: public keys of servers, 64 hexadecimal digits each.
         plans: hashes of privacy plans, or 8 or more of their first digits.
         remove: take away instead of adding.
+        members: public keys of organisations that count in a secure sum, of the same form. With the
+            first one comes the organisation's own, and with the last one it goes.
 
     Returns:
         Every rule that has changed, as text; empty where nothing has.
@@ -39,20 +45,25 @@ def approve(
     path, ledger = directory / "policy.toml", directory / "ledger.sqlite"
     before = read_policy(directory)
     _refuse_unrecorded(directory, before)
+    key = SigningKey.load_or_create(key_path(directory))
     document = tomlkit.parse(path.read_text())
-    table = document.setdefault("federations", tomlkit.table())
     changed = False
-    for name, values in (("allowed", federations), ("plans", plans)):
-        present = list(getattr(before.federations, name))
+    for section, name, values in (
+        ("federations", "allowed", federations),
+        ("federations", "plans", plans),
+        ("trust", "members", members),
+    ):
+        present = list(getattr(getattr(before, section), name))
         wanted = [value.strip().lower() for value in values]
         left = _without(present, wanted, path) if remove else [*present, *_new(wanted, present)]
+        if name == "members" and wanted:
+            left = _with_own(left, wanted, key.public, remove)
         if left != present:
-            table[name] = left
+            document.setdefault(section, tomlkit.table())[name] = left
             changed = True
     if not changed:
         return ""
     policy = Policy.from_values(document.unwrap(), f"{path}, as it would be")
-    key = SigningKey.load_or_create(key_path(directory))
     old = path.read_bytes()
     # The file first: an agent that sees the new record finds the file that goes with it.
     _replace(path, tomlkit.dumps(document).encode())
@@ -61,6 +72,11 @@ def approve(
     except (TacitError, OSError):
         _replace(path, old)
         raise
+
+
+def public_key(directory: Path) -> str:
+    """The organisation's own public key, 64 hexadecimal digits; the others name it as a member."""
+    return SigningKey.load_or_create(key_path(directory)).public
 
 
 def _refuse_unrecorded(directory: Path, policy: Policy) -> None:
@@ -85,6 +101,17 @@ def _without(present: list[str], wanted: list[str], path: Path) -> list[str]:
             f"{', '.join(present) or 'none by name'}"
         )
     return [value for value in present if value not in wanted]
+
+
+def _with_own(members: list[str], wanted: list[str], own: str, remove: bool) -> list[str]:
+    """Members with the own key, which stands there exactly as long as others do."""
+    others = [member for member in members if member != own]
+    if remove and own in wanted and others:
+        raise PrivacyError(
+            "approve: this organisation's own key stays as long as it names others, for it is in "
+            "each of its sums; take those away instead"
+        )
+    return [own, *others] if others else []
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -49,32 +49,39 @@ class BudgetJudge:
         self._past = past
         self._covered: dict[str | None, Events] = {}
 
-    def judged(self, intents: Sequence[Intent], plan: PrivacyPlan, at: str) -> list[Refusal]:
+    def judged(
+        self, intents: Sequence[Intent], plan: PrivacyPlan, at: str, proposed: bool = False
+    ) -> list[Refusal]:
         """Why intents of a plan would be refused: by rules, or else by the budget's epsilon.
 
         Args:
             intents: the one about to be written, or one of each mechanism of a plan.
             plan: that they belong to.
             at: time, ISO 8601.
+            proposed: whether they only propose the plan.
         """
         broken: list[Refusal] = []
         for intent in intents:
-            broken += judge(self._policy, intent, at, self._past)
+            broken += judge(self._policy, intent, at, self._past, proposed)
             broken += judge_plan(self._policy, plan, intent, self._past)
         return list(dict.fromkeys(broken)) or self.refusals(intents[0], plan)
 
     def refusals(self, intent: Intent, plan: PrivacyPlan) -> list[Refusal]:
         """Why the budget's epsilon would be passed; a run's first intent counts its whole plan."""
-        budget = self._policy.budget
+        budget, binds = self._policy.budget, self._policy.trust.binds
         if budget.epsilon is None:
             return []
         federation = None if budget.shared_by_federations else intent.federation
-        spent = self._past.events(federation)
-        after = merged([*spent, intent.event()])
-        begun = self._past.run_events(intent.run)
+        spent = self._past.events(federation, binds)
+        after = merged([*spent, intent.event(binds)])
+        begun = self._past.run_events(intent.run, binds)
         if begun and contained(after, self._covered.get(federation, ())):
             return []
-        whole = merged([*spent, *_without(plan.events(), begun)])
+        rest = _without(plan.events(binds=binds), begun)
+        whole = merged([*spent, *rest])
+        if not contained(after, whole):
+            # A further attempt at a secure sum is beyond the plan.
+            whole = merged([*after, *rest])
         try:
             planned = epsilon_checked(whole, budget.delta)
             if planned <= budget.epsilon:
@@ -97,10 +104,17 @@ class BudgetJudge:
             )
         ]
 
-    def judgement(self, plan: PrivacyPlan, run: str) -> Judgement:
-        """What a plan means for the budget: now, and when the rest of it has run."""
-        budget, spent = self._policy.budget, self._past.events()
-        rest = _without(plan.events(), self._past.run_events(run))
+    def judgement(self, plan: PrivacyPlan, run: str, binds: str | None = None) -> Judgement:
+        """What a plan means for the budget: now, and when the rest of it has run.
+
+        Args:
+            plan: of the run.
+            run: that may have begun.
+            binds: by which figure; None takes the one that the policy says.
+        """
+        budget, figure = self._policy.budget, binds or self._policy.trust.binds
+        spent = self._past.events(binds=figure)
+        rest = _without(plan.events(binds=figure), self._past.run_events(run, figure))
         return Judgement(
             epsilon_checked(spent, budget.delta),
             epsilon_checked([*spent, *rest], budget.delta),

@@ -13,6 +13,9 @@ guarantee holds for the noised sum with canaries; subtracting a fixed vector fro
 post-processing. This needs draws that depend neither on the users nor on the noise: coordinates and
 signs are hashed from the run's public name, and members are sampled each by a number of its own.
 What is subtracted is what a canary may add, never what it was seen to add.
+
+In a secure sum all this happens before the vector is masked: the organisation knows its own noised
+sum, which leaves rounded to the grid again and masked, both of which is post-processing.
 """
 
 import hashlib
@@ -86,18 +89,22 @@ class Canaries:
         self._bound, self._added, self._divisor, self._rows_of_one = 1.0, UNIT, 1.0, 1
 
     @classmethod
-    def on_items(cls, count: int, run: str, round_number: int, keys: Keys) -> Self | None:
+    def on_items(
+        cls, count: int, run: str, round_number: int, keys: Keys, items: Ints | None = None
+    ) -> Self | None:
         """Canaries of P, each with one item, whose whole row is that item's coordinate.
 
         Args:
             count, run, round_number: as of the class.
-            keys: ``[items] uint64`` of the catalogue.
+            keys: ``[coordinates] uint64``.
+            items: ``[coordinates] int64`` place in the catalogue of an item of each; None: its own.
         """
         if not count:
             return None
         canaries = cls(count, run, round_number, keys, signed=False)
-        items = canaries.places[: canaries.members]
-        canaries._histories = _pretended(np.repeat(items[:, None], REPEATS, axis=1))
+        places = canaries.places[: canaries.members]
+        own = places if items is None else items[places]
+        canaries._histories = _pretended(np.repeat(own[:, None], REPEATS, axis=1))
         return canaries
 
     @classmethod
@@ -212,17 +219,20 @@ class Canaries:
         result[self.places] -= self._known()
         return result
 
-    def record(self, mechanism: Mechanism, plan: PrivacyPlan) -> CanaryRecord:
+    def record(self, mechanism: Mechanism, plan: PrivacyPlan, attempt: int = 0) -> CanaryRecord:
         """What to keep of this release: local, never sent."""
         return CanaryRecord(
             kind=mechanism.name,
             run=self.run,
             round=self.round,
+            attempt=attempt,
             sampling_rate=mechanism.sampling_rate,
             noise_multiplier=mechanism.noise_multiplier,
             sensitivity=mechanism.sensitivity,
             noise_share=mechanism.noise_share,
+            grid_bits=mechanism.grid_bits,
             noise=plan.noise.value,
+            least_participants=plan.least_participants,
             delta=plan.delta,
             people=self._people,
             keys=self._keys,

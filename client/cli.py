@@ -68,14 +68,22 @@ def approve(
         list[str] | None,
         typer.Option(metavar="PREFIX", help="Allow only plans whose hash begins so."),
     ] = None,
+    member: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Public key of another organisation that counts in a secure sum; repeat it. The "
+            "own one is added by itself.",
+        ),
+    ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take away instead.")] = False,
 ) -> None:
-    """Let a federation ask, on record; without it the agent refuses all."""
+    """Let a federation ask, or others count in a secure sum, on record; without, all is refused."""
     from client.approval import approve as change
 
-    if federation is None and not plan:
-        raise ConfigError("approve: give --federation KEY, --plan PREFIX or both")
-    changes = change(org, [federation] if federation else [], plan or [], remove)
+    if federation is None and not plan and not member:
+        raise ConfigError("approve: give --federation KEY, --plan PREFIX or --member KEY")
+    changes = change(org, [federation] if federation else [], plan or [], remove, member or [])
     _say(f"On record, and in force from here: {changes or 'nothing has changed'}.")
 
 

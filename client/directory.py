@@ -7,7 +7,7 @@ from typing import Any
 
 from flwr.app import Context
 
-from client.agent import Agent, Resources
+from client.agent import Agent
 from client.checks import verify_gradients, verify_reload
 from client.data.ingest import Dataset, load_dataset
 from client.data.partition import partition
@@ -15,6 +15,7 @@ from client.data.store import read_store, write_store
 from client.gate import Gate, Resident
 from client.ledger import Ledger
 from client.releases import Identity
+from client.resources import Resources
 from client.settings import AgentSettings, settings_path
 from client.trainer import Trainable
 from shared.catalogue import Catalogue
@@ -30,6 +31,7 @@ from shared.policy import Policy
 from shared.sections import to_toml
 from shared.splits import split
 from shared.stages import stage
+from shared.tolerance import check_tolerance, least_participants
 
 _agents: dict[Path, Agent] = {}
 _gates: dict[Path, Gate] = {}
@@ -99,9 +101,24 @@ def experiment_policy(config: Config, identity: Identity, users: int) -> Policy:
         users: of the whole federation; the default delta comes from it.
 
     Raises:
-        PrivacyError: if the settings make no policy, such as a delta above 1 / declared users.
+        PrivacyError: if the settings make no policy, such as a delta above 1 / declared users, or
+            no secure sum.
     """
     privacy, training = config.privacy, config.training
+    houses, aggregation = config.partition.organisations, config.aggregation
+    secure, shared = aggregation.mode == "secure", privacy.noise == "shared"
+    least = (
+        least_participants(houses, aggregation.dropouts, aggregation.colluders)
+        if secure
+        else houses
+    )
+    trust: dict[str, Any] = {"simulated_sum": shared and not secure}
+    if shared:
+        trust["binds"] = "joint"
+    if secure:
+        check_tolerance(houses, least, aggregation.colluders)
+        trust |= {"colluders": aggregation.colluders, "least_participants": least}
+    share = (least - aggregation.colluders if secure else houses) ** -0.5
     return Policy.from_values(
         {
             "organisation": {"name": identity.name, "declared_users": identity.declared_users},
@@ -112,11 +129,9 @@ def experiment_policy(config: Config, identity: Identity, users: int) -> Policy:
             },
             "mechanism": {
                 "noise": privacy.noise,
-                "distribution": (privacy.distribution,),
+                "distribution": ("discrete" if secure else privacy.distribution,),
                 "least_noise_multiplier": 0.0,
-                "least_noise_share": (
-                    config.partition.organisations**-0.5 if privacy.noise == "shared" else 1.0
-                ),
+                "least_noise_share": share if shared else 1.0,
                 "greatest_clipping_norm": privacy.clipping_norm,
                 "most_steps_per_round": training.steps_per_round,
                 "most_steps_per_run": max(1, training.rounds * training.steps_per_round),
@@ -124,6 +139,7 @@ def experiment_policy(config: Config, identity: Identity, users: int) -> Policy:
                 "allow_repeatable_noise": privacy.noise_seed >= 0,
             },
             "model": {"greatest_rank": config.model.rank},
+            "trust": trust,
         },
         "the run's configuration",
     )

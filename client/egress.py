@@ -6,19 +6,23 @@ dropped, and the ledger says so.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from client.agent import Agent
 from client.ledger import Ledger, refused
+from client.releases import plan_of
 from shared import messages
 from shared.errors import FederationError
+from shared.masks import SECRET_BYTES
 from shared.messages import Reply, Request
+from shared.plan import MECHANISMS
+from shared.roster import SEALED_BYTES, SIGNATURE_BYTES
 from shared.stages import stage
 from shared.statistics import triangle_size
-from shared.wire import AnyArrays, are_halved, arrays_sha256
+from shared.wire import KEYS, PHASE_OF, SHARES, AnyArrays, are_halved, arrays_sha256
 
 # Which mechanism makes the arrays of a reply; a reply of a kind that is not here carries none.
 MECHANISM_OF = {
@@ -43,8 +47,8 @@ def name_of(kind: str) -> str:
     Raises:
         FederationError: if no such message is known.
     """
-    name = MECHANISM_OF.get(kind) or PUBLIC.get(kind)
-    if name is None:
+    name = MECHANISM_OF.get(kind) or PUBLIC.get(kind) or "_".join(PHASE_OF.get(kind, ()))
+    if not name:
         raise FederationError(f"message: none of kind {kind[:100]!r} is known")
     return name
 
@@ -60,11 +64,16 @@ def check_reply(kind: str, request: Request, reply: Reply, agent: Agent) -> None
     try:
         with stage("checks"):
             _check_fields(reply, agent, request.round, identifier)
-            if kind in MECHANISM_OF:
+            if kind in PHASE_OF:
+                _check_phase(reply.arrays, kind, request.arrays, agent)
+            elif kind in MECHANISM_OF and request.plan is not None and request.plan.secure:
+                _check_masked(reply.arrays, kind, request, agent)
+            elif kind in MECHANISM_OF:
                 _check_arrays(reply.arrays, kind, request.arrays, agent)
             elif reply.arrays:
                 raise FederationError(f"a reply to {kind} carries arrays {sorted(reply.arrays)}")
             mechanism = name if kind in MECHANISM_OF else "none"
+            mechanism = "protocol" if kind in PHASE_OF else mechanism
             _check_ledger(reply.arrays, identifier, mechanism, agent)
     except FederationError as error:
         raise agent.releases.refuse(identifier, "egress", str(error)) from error
@@ -119,6 +128,43 @@ def _check_arrays(arrays: AnyArrays, kind: str, asked: AnyArrays, agent: Agent) 
             raise FederationError(f"{name} is not finite")
 
 
+def _check_masked(arrays: AnyArrays, kind: str, request: Request, agent: Agent) -> None:
+    """Nothing but the masked vector of the sum's size and a signature."""
+    asked, plan = request.arrays.get("keys", ()), plan_of(request, MECHANISM_OF[kind])
+    if kind == messages.TRAIN:
+        size = sum(math.prod(shape) for shape in agent.adapter_shapes().values())
+    else:
+        sizes = {messages.POPULARITY: len(asked), messages.COOCCURRENCE: triangle_size(len(asked))}
+        size = sizes.get(kind, 3)
+    _expect(arrays, {"masked": (size, plan.word_bytes), "receipt": (SIGNATURE_BYTES,)})
+
+
+def _check_phase(arrays: AnyArrays, kind: str, asked: AnyArrays, agent: Agent) -> None:
+    """Nothing but keys, encrypted shares or shares, as many as there are participants."""
+    phase, mechanism = PHASE_OF[kind]
+    if phase == KEYS:
+        items = arrays.get("items")
+        if mechanism == "popularity":
+            arrays = {name: value for name, value in arrays.items() if name != "items"}
+            if not np.array_equal(() if items is None else items, agent.catalogue.key_hashes):
+                raise FederationError("popularity: the items are not those of the catalogue")
+        signer, keys = (SECRET_BYTES,), (3, SECRET_BYTES)
+        _expect(arrays, {"signer": signer, "keys": keys, "signature": (SIGNATURE_BYTES,)})
+    elif phase == SHARES:
+        members = len(asked.get("secure.signers", ()))
+        expected = {"ciphertexts": (members, SEALED_BYTES), "digests": (members, 2, SECRET_BYTES)}
+        _expect(arrays, expected)
+    else:
+        _expect(arrays, {"shares": (len(asked.get("secure.senders", ())), SECRET_BYTES)})
+
+
+def _expect(arrays: AnyArrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    found: Shapes = {name: (value.dtype, value.shape) for name, value in arrays.items()}
+    expected: Shapes = {name: (np.dtype(np.uint8), shape) for name, shape in shapes.items()}
+    if found != expected:
+        raise FederationError(f"the arrays are {_listed(found)}, expected {_listed(expected)}")
+
+
 def _check_ledger(arrays: AnyArrays, identifier: str, mechanism: str, agent: Agent) -> None:
     """The release must be on record, and one that costs must have its intent before it."""
     release = agent.ledger.release_of(identifier)
@@ -126,7 +172,7 @@ def _check_ledger(arrays: AnyArrays, identifier: str, mechanism: str, agent: Age
         raise FederationError("the ledger has no such release")
     if release.sha256 != arrays_sha256(arrays):
         raise FederationError("the arrays are not those that the ledger has on record")
-    if mechanism != "none":
+    if mechanism in MECHANISMS:
         intent = agent.ledger.intent_of(identifier)
         if not intent or release.intent != intent:
             raise FederationError("the ledger has no intent for it")

@@ -18,7 +18,7 @@ from shared.errors import ConfigError, FederationError, RefusedError, TacitError
 from shared.judge import judge_asker
 from shared.messages import Reply, Request, genuine, parse_request, reply_parcel
 from shared.settings import shared_settings
-from shared.wire import Parcel
+from shared.wire import PHASE_OF, Parcel
 
 LOGGER = logging.getLogger(__name__)
 
@@ -36,6 +36,13 @@ ACTS: dict[str, Callable[[Agent, Request], Reply]] = {
     messages.EVALUATE: Agent.evaluate,
     messages.DELIVER_ADAPTER: Agent.deliver_adapter,
 }
+
+
+def _phase(phase: str, mechanism: str) -> Callable[[Agent, Request], Reply]:
+    return lambda agent, request: agent.aggregate(request, phase, mechanism)
+
+
+ACTS |= {kind: _phase(phase, mechanism) for kind, (phase, mechanism) in PHASE_OF.items()}
 
 
 class Home(Protocol):
@@ -159,6 +166,7 @@ class Gate:
         else:
             plan = None if request.plan is None else request.plan.sha256
             found += judge_asker(policy, request.federation, plan)
+            found += self._unknown_members(request)
             if policy.federations.plans and plan is None and kind != messages.JOIN:
                 found.append(Refusal("federations.plans", "the request carries no plan"))
             owner = ledger.federation_of(request.run)
@@ -166,6 +174,14 @@ class Gate:
                 found.append(Refusal("run", f"run {request.run} is another server's"))
         if found:
             raise self._refused(place, found, stranger=True)
+
+    def _unknown_members(self, request: Request) -> list[Refusal]:
+        """Where an agent is deployed, only organisations that were approved here count in a sum."""
+        secure = request.plan is not None and request.plan.secure
+        if not (secure and self._home.approval_needed) or self._home.ledger().policy.trust.members:
+            return []
+        sentence = "no organisation was approved here to add up with: tacit client approve --member"
+        return [Refusal("trust.members", sentence)]
 
     def _refused(self, place: str, refusals: list[Refusal], stranger: bool = False) -> "_ToldError":
         ledger = self._home.ledger()

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -41,6 +41,22 @@ def init_command(
     delta: Annotated[
         float | None, typer.Option(help="At which epsilon counts; default users ** -1.1.")
     ] = None,
+    aggregation: Annotated[
+        Literal["plain", "secure"],
+        typer.Option(
+            help="plain: what leaves has all of this organisation's noise; secure: only sums of "
+            "all leave, and the noise is shared."
+        ),
+    ] = "plain",
+    organisations: Annotated[
+        int | None, typer.Option(min=1, help="With secure: how many there are.")
+    ] = None,
+    colluders: Annotated[
+        int, typer.Option(min=0, help="With secure: others that may join hands with the server.")
+    ] = 1,
+    dropouts: Annotated[
+        int, typer.Option(min=-1, help="With secure: that may be lost in a sum; -1: one in eight.")
+    ] = -1,
     data: Annotated[
         str | None, typer.Option(help="A folder, a file, or the URL of a database or store.")
     ] = None,
@@ -72,12 +88,18 @@ def init_command(
     ] = None,
 ) -> None:
     """Make an organisation: policy, settings, keys, ledger, and its data read in."""
+    from client.approval import public_key
     from client.outlook import outlook
     from client.own_data import far_off
+    from client.policy_cli import secure_rules
     from client.setup import default_policy, make_organisation, notices, refuse_taken, wishes
     from shared.assets import resolve_base
 
     refuse_taken(org)
+    secure = aggregation == "secure"
+    if organisations is not None and not secure:
+        raise ConfigError("--organisations is of --aggregation secure: give that too")
+    rules = secure_rules(organisations, (), colluders, dropouts) if secure else {}
     named = {
         "data.source": data or _asked("--data", "Data: a folder, a file or an address"),
         "data.interactions": interactions,
@@ -110,13 +132,13 @@ def init_command(
         _print_found(console, wished, found)
         declared = users or _asked_size(found.users)
         _warn(console, far_off(declared, found.users))
-        return default_policy(wished.name, declared, epsilon, delta, weights)
+        return default_policy(wished.name, declared, epsilon, delta, weights, rules)
 
     if users is not None:
-        default_policy(wished.name, users, epsilon, delta, weights)
+        default_policy(wished.name, users, epsilon, delta, weights, rules)
     policy = make_organisation(wished, policy_of, lambda told: _say(console, f"{told} ..."))
     _print_outlook(console, policy, outlook(policy))
-    _print_next(console, wished)
+    _print_next(console, wished, public_key(org), secure)
 
 
 def _asked(option: str, question: str) -> str:
@@ -180,10 +202,11 @@ def _print_outlook(console: Console, policy: "Policy", shares: "Sequence[Share]"
     _say(console, "Every run on these users adds up; more runs are noisier runs.")
 
 
-def _print_next(console: Console, wished: "Wishes") -> None:
+def _print_next(console: Console, wished: "Wishes", key: str, secure: bool) -> None:
     org, node, chosen = wished.directory, wished.node, wished.settings.agent
     apart = "" if node == node_directory(org) else f" --node {node}"
     socket = f" --socket {chosen.socket}" if chosen.socket else ""
+    _say(console, f"Its ledger's public key, by which others know it: {key}")
     _say(console, f"Made {org} and {node}. Read {org / 'policy.toml'}, then:")
     steps = [
         f"send {node / 'key.pub'} to the federation; it answers with its key and its ca.crt",
@@ -193,6 +216,11 @@ def _print_next(console: Console, wished: "Wishes") -> None:
         f"tacit client agent {org}",
         f"tacit client node {node} --superlink HOST:PORT{socket}",
     ]
+    if secure:
+        steps[3:3] = [
+            f"tell each other organisation, by another way than the server: --member {key}",
+            f"tacit client approve {org} --member KEY, for the key that each of them tells you",
+        ]
     if chosen.socket_group:
         user = f"the SuperNode's user, who is in group {chosen.socket_group}"
         steps.insert(2, f"chown -R that folder to {user}: {node}")

@@ -47,6 +47,7 @@ from shared.keys import SigningKey
 from shared.plan import Adjacency, PrivacyPlan
 from shared.policy import Policy
 from shared.stages import stage
+from shared.trust import UNMASK, phase_of
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
@@ -127,6 +128,11 @@ class Ledger:
         self._connection.close()
 
     @property
+    def key(self) -> SigningKey:
+        """Signs every record."""
+        return self._key
+
+    @property
     def anchors_path(self) -> Path:
         """File beside the ledger with the newest anchor of each server.
 
@@ -175,7 +181,7 @@ class Ledger:
         """
         with self._write():
             self._check_policy()
-            refusals = self._budget.judged(intents, plan, now())
+            refusals = self._budget.judged(intents, plan, now(), proposed=True)
             for refusal in refusals:
                 self._append_refusal(request, refusal)
         if refusals:
@@ -201,11 +207,14 @@ class Ledger:
         """Write what is about to leave.
 
         Raises:
-            PrivacyError: if it names an intent that does not stand for this request.
+            PrivacyError: if it names an intent that does not stand for this request, or is no
+                reply of a secure sum though it says so.
         """
         with self._write() as connection:
             self._check_policy()
-            if release.mechanism != "none":
+            if release.mechanism == "protocol":
+                self._check_protocol(request, release)
+            elif release.mechanism != "none":
                 row = connection.execute(
                     "SELECT 1 FROM records WHERE kind = 'intent' AND request = ? AND sequence = ?",
                     (request, release.intent),
@@ -262,8 +271,9 @@ class Ledger:
         return self._number("intent", request)
 
     def release_of(self, request: str) -> Release | None:
-        """What left for a request, or None."""
-        return next((e for e in self._entries("release", request) if isinstance(e, Release)), None)
+        """What left for a request, the newest where it was sent again; or None."""
+        found = [e for e in self._entries("release", request) if isinstance(e, Release)]
+        return found[-1] if found else None
 
     def released_at(self, request: str) -> int:
         """Number of the release's record for a request; 0 where there is none."""
@@ -285,18 +295,30 @@ class Ledger:
         """All that was refused, in order."""
         return tuple(e for e in self._entries("refusal") if isinstance(e, Refusal))
 
-    def events(self) -> Events:
-        """Cost of all intents, merged."""
+    def events(self, binds: str | None = None) -> Events:
+        """Cost of all intents, merged: joint, alone, or by default what the policy binds."""
         with self._write():
-            return self._past.events()
+            return self._past.events(binds=binds or self.policy.trust.binds)
 
-    def spent(self) -> float:
-        """Epsilon of everything in the ledger at the budget's delta, by PLD confirmed by PRV."""
-        return epsilon_checked(self.events(), self.policy.budget.delta)
+    def spent(self, binds: str | None = None) -> float:
+        """Epsilon of ``events`` at the budget's delta, by PLD confirmed by PRV."""
+        return epsilon_checked(self.events(binds), self.policy.budget.delta)
 
     def private(self) -> bool:
         """Whether every intent added noise, from a generator that nobody can repeat."""
         return all(intent.private for intent in self.intents())
+
+    def _check_protocol(self, request: str, release: Release) -> None:
+        """Shares that unmask leave after the intent, and from then on nothing is made anew."""
+        phase, masked = phase_of(request)
+        if not phase or release.intent:
+            raise PrivacyError(f"{request}: is no phase of a secure sum; it is not sent")
+        spent = self.intent_of(masked)
+        if phase == UNMASK and not spent:
+            raise PrivacyError(f"{request}: {masked} has no intent; its shares are not sent")
+        left = [e.sha256 for e in self._entries("release", request) if isinstance(e, Release)]
+        if spent and left and left[-1] != release.sha256:
+            raise PrivacyError(f"{request}: was answered with other arrays; these are not sent")
 
     def _open(self, purpose: str) -> None:
         with self._write() as connection:
@@ -391,6 +413,8 @@ class Ledger:
             self._past.add(entry, record.at)
         if isinstance(entry, Opening | Amendment):
             self._in_force = entry
+        if isinstance(entry, Opening):
+            self._past.opening = entry
         self._read = record.sequence
 
     def _check_policy(self) -> None:

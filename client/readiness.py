@@ -13,6 +13,7 @@ from client.model_check import model_outcomes
 from client.outcomes import FAILED, OK, SKIPPED, WARNING, Outcome, judged
 from client.own_data import data_outcomes
 from client.settings import AgentSettings, SuperLinkSection, settings_path
+from client.trust_check import sums_possible
 from client.two_users import agent_answers, node_folder, socket_place
 from shared.chain import read_sealed
 from shared.errors import RunError, TacitError
@@ -105,6 +106,7 @@ def _organisation(seen: Scene) -> Iterator[Outcome]:
     yield judged("policy", lambda: policy_recorded(directory))
     yield judged("ledger", lambda: ledger_sound(directory))
     yield judged("federation", lambda: federation_approved(directory))
+    yield judged("secure sums", lambda: sums_possible(directory))
     try:
         settings = AgentSettings.load(settings_path(directory))
     except TacitError as error:

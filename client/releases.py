@@ -70,8 +70,17 @@ class Releases:
         mechanism: Mechanism,
         count: int,
         compute: Compute,
+        participants: tuple[str, ...] = (),
     ) -> Reply:
-        """Spend, compute, record, answer; a repeated request gets the stored answer."""
+        """Spend, compute, record, answer; a repeated request gets the stored answer.
+
+        Args:
+            request: that asks for it.
+            mechanism: of the release.
+            count: releases of it.
+            compute: what leaves.
+            participants: keys of the organisations of a secure sum.
+        """
         plan = plan_of(request, mechanism.name)
         identifier = request.identifier(mechanism.name)
         answer = self.directory / "answers" / f"{mechanism.name}.safetensors"
@@ -82,7 +91,7 @@ class Releases:
             self.ledger.keep_anchor(request.anchor)
         if arrays is None:
             random = self._random(mechanism, request.round)
-            intent = self.intent(request, mechanism, count, random.secret)
+            intent = self.intent(request, mechanism, count, random.secret, participants)
             self.ledger.reserve(identifier, intent, plan, request.anchor)
             arrays = self._compute(identifier, compute, random)
             with stage("files"), atomic_path(answer) as temporary:
@@ -117,7 +126,14 @@ class Releases:
             ) from error
         return arrays
 
-    def intent(self, request: Request, mechanism: Mechanism, count: int, secret: bool) -> Intent:
+    def intent(
+        self,
+        request: Request,
+        mechanism: Mechanism,
+        count: int,
+        secret: bool,
+        participants: tuple[str, ...] = (),
+    ) -> Intent:
         """What the ledger is to say before a release is computed.
 
         Args:
@@ -125,9 +141,11 @@ class Releases:
             mechanism: of the release.
             count: releases of it.
             secret: whether nobody can repeat its randomness.
+            participants: of a secure sum; empty where a plan is only judged.
         """
         plan = plan_of(request, mechanism.name)
         from_adapter = mechanism.name == "step" and bool(request.arrays)
+        before = arrays_sha256(request.payload) if plan.secure else request.arrays_sha256
         return Intent.of(
             mechanism,
             plan,
@@ -136,7 +154,8 @@ class Releases:
             round=request.round,
             federation=request.federation,
             secret_randomness=secret,
-            adapter_before=request.arrays_sha256 if from_adapter else "",
+            adapter_before=before if from_adapter else "",
+            participants=participants,
             policy=self.ledger.policy_sha256,
             population=self.ledger.population,
             code=code_version(),
@@ -156,6 +175,15 @@ class Releases:
         self.ledger.record_release(identifier, self._described("none", identifier, {}))
         return self._reply(request, {})
 
+    def protocol(self, request: Request, kind: str, arrays: AnyArrays) -> Reply:
+        """A reply of a secure sum's phase, whose arrays are no function of the data; on record.
+
+        The server's anchor is kept with the masked input, once for all phases.
+        """
+        identifier = request.identifier(kind)
+        self.ledger.record_release(identifier, self._described("protocol", identifier, arrays))
+        return self._reply(request, arrays)
+
     def refuse(self, request: str, rule: str, sentence: str) -> RefusedError:
         """Put a refusal on record and return it as an error."""
         refusal = Refusal(rule, sentence)
@@ -166,7 +194,7 @@ class Releases:
         fields = (*FIELDS, "head") if "ledger_head" in self.ledger.policy.egress.fields else FIELDS
         return Release(
             mechanism,
-            self.ledger.intent_of(identifier) if mechanism != "none" else 0,
+            self.ledger.intent_of(identifier) if mechanism in MECHANISMS else 0,
             arrays_sha256(arrays),
             size_bytes(arrays),
             tuple(f"{n} {v.dtype} {list(v.shape)}" for n, v in sorted(arrays.items())),

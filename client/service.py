@@ -1,6 +1,6 @@
 """The agent's process: the gate behind a Unix socket, one request at a time.
 
-Five calls (``shared.messages.CALLS``), each with a message in and a message out. Whoever can open
+Six calls (``shared.messages.CALLS``), each with a message in and a message out. Whoever can open
 the socket can ask; what is answered is the gate's decision alone.
 """
 

@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field, ValidationError
 
-from shared.config import AuditSection, BaseSection, Config, DataSection
+from shared.config import AggregationSection, AuditSection, BaseSection, Config, DataSection
 from shared.errors import ConfigError
 from shared.sections import Count, Positive, Section, read_toml, sentence
 
@@ -60,7 +60,8 @@ class AgentSettings(Section):
 
     def to_config(self) -> Config:
         """A run's configuration with what is the organisation's own; the rest comes with a run."""
-        config, machine = Config(), self.machine
+        # How sums are taken is the plan's, and the noise the policy's.
+        config, machine = Config(aggregation=AggregationSection(mode="plain")), self.machine
         return config.model_copy(
             update={
                 "run": config.run.model_copy(

@@ -96,7 +96,12 @@ def wishes(
 
 
 def default_policy(
-    name: str, users: int, epsilon: float, delta: float | None, base_sha256: str
+    name: str,
+    users: int,
+    epsilon: float,
+    delta: float | None,
+    base_sha256: str,
+    rules: Mapping[str, Any] | None = None,
 ) -> Policy:
     """A policy with safe defaults, which allows one base model and no federation yet.
 
@@ -106,6 +111,7 @@ def default_policy(
         epsilon: budget, for ever.
         delta: at which; None takes ``users ** -1.1``.
         base_sha256: hash of the base model's weights.
+        rules: further ones by section, such as those of secure sums.
 
     Raises:
         PrivacyError: for values that make no policy.
@@ -116,6 +122,7 @@ def default_policy(
             "organisation": {"name": name, "declared_users": users},
             "budget": {"epsilon": epsilon, "delta": chosen},
             "model": {"allowed_bases": (base_sha256,)},
+            **(rules or {}),
         },
         "tacit client init",
     )

@@ -19,6 +19,7 @@ from client.canaries import Canaries
 from shared.adapters import Arrays, adapter_arrays
 from shared.config import TrainingSection
 from shared.devices import Runtime
+from shared.fixed_point import clamped
 from shared.histories import PrivateHistories
 from shared.plan import Mechanism
 from shared.randomness import PrivateRandom
@@ -130,11 +131,30 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             self.original_optimizer.step()
             self.original_optimizer.zero_grad(set_to_none=True)
 
-    def _noised(self, parameter: nn.Parameter) -> Tensor:
+    def released(self, canaries: Canaries | None, clamped_to: int) -> list[Tensor]:
+        """The noised sum itself, each coordinate bounded before the noise; nothing is applied.
+
+        Args:
+            canaries: see the sum that is returned, which is without their parts.
+            clamped_to: declared users, for ``shared.fixed_point.clamped``.
+        """
+        with stage("noise"):
+            noised = [self._noised(parameter, clamped_to) for parameter in self.params]
+        if canaries is not None:
+            canaries.take_out(noised)
+            canaries.read(noised)
+        for parameter in self.params:
+            parameter.summed_grad = None
+        return noised
+
+    def _noised(self, parameter: nn.Parameter, clamped_to: int = 0) -> Tensor:
         total: Tensor | None = parameter.summed_grad  # type: ignore[attr-defined]
         if total is None:
             total = torch.zeros_like(parameter, dtype=torch.float64)
-        noised = self.mechanism.noised(total.cpu().numpy(), self.random)
+        values = total.cpu().numpy()
+        if clamped_to:
+            values = clamped(values, clamped_to, self.mechanism.sensitivity)
+        noised = self.mechanism.noised(values, self.random)
         return torch.from_numpy(noised).to(parameter.device)
 
 
@@ -149,6 +169,44 @@ class Update:
 
     arrays: Arrays
     broken_rows: int
+
+
+def private_sum(
+    trainable_model: Trainable,
+    histories: PrivateHistories,
+    items: Tensor,
+    prior: Tensor,
+    mechanism: Mechanism,
+    declared_users: int,
+    window: int,
+    clipping: str,
+    options: TrainingSection,
+    random: PrivateRandom,
+    canaries: Canaries | None = None,
+    public_seed: int = 0,
+) -> npt.NDArray[np.float64]:
+    """The noised sum of clipped gradients of one private step, for a sum of several organisations.
+
+    The model stays as it is: whoever has the sum of all divides and steps.
+
+    Args:
+        trainable_model, histories, items, prior, mechanism: as of ``private_steps``.
+        declared_users: public size, which bounds what is encoded.
+        window, clipping, options, random, canaries, public_seed: as of ``private_steps``.
+
+    Returns:
+        ``[coordinates] float64``: the trained parameters one after the other, in order of name.
+    """
+    sgd = torch.optim.SGD(list(trainable_model.model.trained.values()), lr=options.step_size)
+    optimizer = PrivateOptimizer(sgd, mechanism, clipping, declared_users, random)
+    task = _Task(trainable_model, histories, items, prior, mechanism, window, options, random)
+    if canaries is not None:
+        task.introduce(canaries, optimizer, 1.0)
+    task.accumulate(optimizer, canaries, torch.Generator().manual_seed(public_seed))
+    noised = optimizer.released(canaries, clamped_to=declared_users)
+    names = list(trainable_model.model.trained)
+    parts = {name: part.cpu().numpy().ravel() for name, part in zip(names, noised, strict=True)}
+    return np.concatenate([parts[name] for name in sorted(names)])
 
 
 def private_steps(
@@ -184,39 +242,75 @@ def private_steps(
         public_seed: of the items that stand for a catalogue larger than
             ``options.softmax_items``; anew in each step.
     """
-    # Opacus records activations only of a model in training mode; there is no dropout to switch.
-    model = trainable_model.model.train()
+    model = trainable_model.model
     before = adapter_arrays(model)
     sgd = torch.optim.SGD(list(model.trained.values()), lr=options.step_size)
     optimizer = PrivateOptimizer(sgd, mechanism, clipping, declared_users, random)
-    users = len(histories)
     public = torch.Generator().manual_seed(public_seed)
-
-    def passes(of: PrivateHistories, who: npt.NDArray[np.int64]) -> Iterator[None]:
-        drawn = public_candidates(prior, options.softmax_items, public)
-        wrapped, rows = trainable_model.wrapped, options.micro_batch_rows
-        return backward_passes(wrapped, trainable_model, of, who, items, prior, window, rows, drawn)
-
+    task = _Task(trainable_model, histories, items, prior, mechanism, window, options, random)
     if canaries is not None:
+        task.introduce(canaries, optimizer, optimizer.divisor)
+    for _ in range(steps):
+        task.accumulate(optimizer, canaries, public)
+        optimizer.finish_step(canaries)
+    after = adapter_arrays(model)
+    return Update({name: after[name] - before[name] for name in before}, optimizer.broken_rows)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one step sums up; attributes as of ``private_steps``."""
+
+    trainable_model: Trainable
+    histories: PrivateHistories
+    items: Tensor
+    prior: Tensor
+    mechanism: Mechanism
+    window: int
+    options: TrainingSection
+    random: PrivateRandom
+
+    def introduce(self, canaries: Canaries, optimizer: PrivateOptimizer, divisor: float) -> None:
+        """Tell canaries how many rows a user has, and by what the sum that they see is divided."""
         # Asked of the path itself: were it to make several rows of a user, each would be clipped
         # on its own, and a canary must show that.
-        pretended = _long_history(3 * window, len(items))
-        rows_of_one = sum(_dropped_rows(optimizer) for _ in passes(pretended, np.arange(1)))
-        canaries.begin(
-            mechanism.sensitivity, BELOW_NORM, mechanism.sampling_rate * declared_users, rows_of_one
-        )
-    for _ in range(steps):
+        pretended = _long_history(3 * self.window, len(self.items))
+        passes = self._passes(pretended, np.arange(1), torch.Generator())
+        rows_of_one = sum(_dropped_rows(optimizer) for _ in passes)
+        canaries.begin(self.mechanism.sensitivity, BELOW_NORM, divisor, rows_of_one)
+
+    def accumulate(
+        self, optimizer: PrivateOptimizer, canaries: Canaries | None, public: torch.Generator
+    ) -> None:
+        """Sample users and add their clipped gradients up in the optimiser."""
+        users = len(self.histories)
         with stage("sampling"):
-            entered = mechanism.sample(users + (canaries.members if canaries else 0), random)
-        for _ in passes(histories, entered[entered < users]):
+            entered = self.mechanism.sample(
+                users + (canaries.members if canaries else 0), self.random
+            )
+        for _ in self._passes(self.histories, entered[entered < users], public):
             with stage("clip"):
                 optimizer.clip_and_accumulate()
         if canaries is not None:
             for _ in canaries.gradient_rows(optimizer.params, entered, users):
                 optimizer.clip_and_accumulate()
-        optimizer.finish_step(canaries)
-    after = adapter_arrays(model)
-    return Update({name: after[name] - before[name] for name in before}, optimizer.broken_rows)
+
+    def _passes(
+        self, histories: PrivateHistories, who: npt.NDArray[np.int64], public: torch.Generator
+    ) -> Iterator[None]:
+        # Opacus records activations only of a model in training mode; there is no dropout.
+        self.trainable_model.model.train()
+        return backward_passes(
+            self.trainable_model.wrapped,
+            self.trainable_model,
+            histories,
+            who,
+            self.items,
+            self.prior,
+            self.window,
+            self.options.micro_batch_rows,
+            public_candidates(self.prior, self.options.softmax_items, public),
+        )
 
 
 def _long_history(length: int, items: int) -> PrivateHistories:

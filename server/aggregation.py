@@ -258,6 +258,20 @@ def noise_deviation(
     return scale / (mechanism.sampling_rate * total)
 
 
+def arrays_of(flat: Floats, like: Arrays) -> Arrays:
+    """Named arrays from their values one after the other, in order of name.
+
+    Args:
+        flat: ``[coordinates] float64``.
+        like: names and shapes.
+    """
+    ends = np.cumsum([like[name].size for name in sorted(like)])
+    parts = dict(zip(sorted(like), np.split(flat, ends[:-1]), strict=True))
+    return {
+        name: parts[name].reshape(value.shape).astype(np.float32) for name, value in like.items()
+    }
+
+
 def squared_norm(arrays: Mapping[str, npt.NDArray[np.float32]]) -> float:
     """Sum of squares over all arrays."""
     return math.fsum(float((value.astype(np.float64) ** 2).sum()) for value in arrays.values())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ConfigRecord, Context
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from safetensors.numpy import load_file, save_file
 
@@ -22,7 +22,7 @@ from server.progress import following
 from server.strategy import FederationStrategy
 from shared import messages
 from shared.adapters import Arrays, load_arrays, save_adapter
-from shared.cards import adapter_card
+from shared.cards import MaskedSums, adapter_card
 from shared.config import Config, from_run_config
 from shared.errors import FederationError, PrivacyError, RunError
 from shared.files import atomic_path, run_directory, write_json
@@ -31,7 +31,6 @@ from shared.models import LoadedModel, load_model
 from shared.plan import Noise, PrivacyPlan, make_plan
 from shared.settings import shared_settings
 from shared.stages import stage
-from shared.wire import pack_arrays, unpack_arrays
 
 NODE_POLL_S = 0.2
 
@@ -59,8 +58,8 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str, server
     Args:
         grid: reaches the clients.
         config: of the run.
-        directory: gets ``plan.json``, ``statistics/``, ``checkpoints/`` and ``adapter/``. What is
-            there already is gone on with.
+        directory: gets ``plan.json``, ``sums/``, ``statistics/``, ``checkpoints/`` and
+            ``adapter/``. What is there already is gone on with.
         run: identifier; a resumed run has the same one, so that no client spends twice.
         server: folder of the server's key and its memory of ledgers.
 
@@ -84,7 +83,8 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str, server
     average = IterateAverage(config.server.iterate_average, config.training.rounds)
     optimizer = ServerOptimizer(config.server)
     signal = Signal()
-    strategy = FederationStrategy(config, inquiry, plan, optimizer, average, signal)
+    sums = directory / "sums"
+    strategy = FederationStrategy(config, inquiry, plan, optimizer, average, signal, sums)
     strategy.summary()
 
     path = directory / "statistics" / "statistics.safetensors"
@@ -108,21 +108,15 @@ def run_federation(grid: Grid, config: Config, directory: Path, run: str, server
     for round_number in range(first_round, rounds + 1):
         started = time.perf_counter()
         inquiry.catch_up(grid, statistics)
-        replies = inquiry.exchange(
-            grid, strategy.configure_train(round_number, pack_arrays(adapter), ConfigRecord(), grid)
-        )
-        record, metrics = strategy.aggregate_train(round_number, replies)
-        assert record is not None
-        assert metrics is not None
-        adapter = unpack_arrays(record)
+        adapter, taken_in, norm = strategy.train_round(grid, round_number, adapter)
         state = Checkpoint.of(round_number, adapter, optimizer, average, signal)
         with stage("files"):
             save_checkpoint(directory / "checkpoints", state, plan.sha256)
         report = RoundReport(
             round_number,
             rounds,
-            int(float(str(metrics["replies"]))),
-            float(str(metrics["update_norm"])),
+            taken_in,
+            norm,
             time.perf_counter() - started,
             adapter,
             signal.reliability(),
@@ -175,9 +169,13 @@ def keep_adapter(
 ) -> None:
     """Write the run's own ``adapter/``: a PEFT directory with its card."""
     load_arrays(loaded.model, adapter)
-    private = strategy.plan.noise is not Noise.NONE and config.privacy.noise_seed < 0
-    epsilon = strategy.plan.spent() if private else None
-    card = adapter_card(config, epsilon, strategy.plan.delta, run, config.training.rounds)
+    plan, sums = strategy.plan, None
+    private = plan.noise is not Noise.NONE and config.privacy.noise_seed < 0
+    epsilon = plan.spent() if private else None
+    if private and plan.secure:
+        alone = plan.spent(binds="alone")
+        sums = MaskedSums(plan.least_participants, plan.colluders, alone)
+    card = adapter_card(config, epsilon, plan.delta, run, config.training.rounds, sums)
     save_adapter(loaded.model, directory / "adapter", card, strategy.signal.reliability())
 
 

@@ -1,4 +1,4 @@
-"""``tacit server certs``, ``start``, ``register``, ``unregister``, ``run`` and ``status``."""
+"""``tacit server certs``, ``start``, ``register``, ``members``, ``run``, ``status`` and others."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ KeyFiles = Annotated[
 
 def register_commands(app: typer.Typer) -> None:
     """Hang the commands under ``tacit server``."""
-    for command in (certs, start, register, unregister, run, status):
+    for command in (certs, start, register, unregister, members, run, status):
         app.command()(command)
 
 
@@ -130,6 +130,22 @@ def unregister(fed: FolderArgument, keys: KeyFiles) -> None:
         unregister_node(folder, key, _say)
 
 
+def members(fed: FolderArgument) -> None:
+    """Print name and ledger's public key of each organisation that has answered.
+
+    Organisations compare them with those that they told each other by another way: a server that is
+    believed here could invent organisations.
+    """
+    from server.ops.folder import federation_folder
+    from server.ops.members import members as met
+
+    found = met(federation_folder(fed))
+    for member in found:
+        _say(f"{member.name}\t{member.key}")
+    if not found:
+        _warn("no organisation has answered yet; the first run asks them who they are")
+
+
 def run(
     fed: FolderArgument,
     config_file: Annotated[
@@ -142,6 +158,9 @@ def run(
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the time.")] = None,
     orgs: Annotated[
         int | None, typer.Option(min=1, help="Organisations that must be online.")
+    ] = None,
+    aggregation: Annotated[
+        str | None, typer.Option(help="secure or plain: what the server gets.")
     ] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="NAME", help="Go on with a run that was cut off.")
@@ -161,14 +180,16 @@ def run(
 
     folder = federation_folder(fed)
     if resume is not None:
-        if config_file or set_ or orgs or name:
+        if config_file or set_ or orgs or aggregation or name:
             raise RunError("--resume takes the run's own configuration; give no other option")
         chosen = resume
         tail = Tail(folder.run(chosen), from_end=True)
         number = go_on(folder, chosen, wait, _say)
     else:
-        named = {} if orgs is None else {"partition.organisations": orgs}
-        config = load_config(config_file, set_ or [], named)
+        named = {"partition.organisations": orgs, "aggregation.mode": aggregation}
+        config = load_config(
+            config_file, set_ or [], {k: v for k, v in named.items() if v is not None}
+        )
         chosen = name or datetime.now().strftime("%Y%m%d-%H%M%S")
         tail = Tail(folder.run(chosen))
         number = submit(folder, config, chosen, wait, _say)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from server.observers import PrivateEvaluation
 from shared.errors import FederationError
@@ -35,7 +36,13 @@ def check_evaluation(reply: Reply, mechanism: Mechanism) -> None:
 
 
 def private_evaluation(replies: Sequence[Reply], mechanism: Mechanism) -> PrivateEvaluation:
-    """Hit rate and NDCG of all organisations from their noised sums.
+    """Hit rate and NDCG of all organisations from their noised sums; see ``evaluation_of``."""
+    sums = np.sum([reply.arrays["values"].astype(np.float64) for reply in replies], axis=0)
+    return evaluation_of(sums, mechanism.deviation * math.sqrt(len(replies)))
+
+
+def evaluation_of(sums: npt.NDArray[np.float64], deviation: float) -> PrivateEvaluation:
+    """Hit rate and NDCG from the noised sums of hits, gains and users.
 
     The deviations are of first order: that of a quotient x / n with noise of deviation s on both is
     ``s / n * sqrt(1 + (x / n)^2)``.
@@ -43,14 +50,13 @@ def private_evaluation(replies: Sequence[Reply], mechanism: Mechanism) -> Privat
     Raises:
         FederationError: if the noised number of users is not positive.
     """
-    sums = np.sum([reply.arrays["values"].astype(np.float64) for reply in replies], axis=0)
     hits, gains, users = (float(value) for value in sums)
     if users <= 0.0:
         raise FederationError(
             "the noised number of evaluated users is not positive: the evaluation's share of the "
             "budget is too small for so few users; raise privacy.evaluation_share"
         )
-    noise = mechanism.deviation * math.sqrt(len(replies)) / users
+    noise = deviation / users
     hr, ndcg = hits / users, gains / users
     return PrivateEvaluation(
         hr, ndcg, noise * math.hypot(1.0, hr), noise * math.hypot(1.0, ndcg), users

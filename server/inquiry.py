@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from server.exchange import exchange
@@ -118,7 +118,7 @@ class Inquiry:
             if not late:
                 return
             replies = self.exchange(grid, self.messages(grid, kind, 0, arrays, late))
-            found = self._whole(0, replies, None, joining=kind == JOIN)
+            found = self.whole(0, replies, None, joining=kind == JOIN)
             if kind == JOIN:
                 self.members |= {r.node: (r.name, r.declared_users) for r in found}
             late = {reply.node for reply in found}
@@ -129,13 +129,26 @@ class Inquiry:
         grid: Grid,
         kind: str,
         round_number: int,
-        arrays: Mapping[str, npt.NDArray[np.generic]],
+        arrays: AnyArrays,
         nodes: Collection[int] | None = None,
+        attempt: int = 0,
+        own: Mapping[int, AnyArrays] | None = None,
     ) -> list[Message]:
-        """The same request for all nodes or those given; each with the anchor of its own ledger."""
+        """The same request for all nodes or those given; each with the anchor of its own ledger.
+
+        Args:
+            grid: reaches the nodes.
+            kind: of the message.
+            round_number: of the request.
+            arrays: for all of them.
+            nodes: that are asked; None: all.
+            attempt: at a secure sum.
+            own: further arrays for each node alone.
+        """
         packed, hashed = pack_arrays(arrays), arrays_sha256(arrays)
 
         def content(node: int) -> RecordDict:
+            given = {} if own is None else own[node]
             request = Request(
                 self.run,
                 round_number,
@@ -144,8 +157,13 @@ class Inquiry:
                 {},
                 anchor=self.book.anchor_for(node),
                 settings=self.settings,
+                attempt=attempt,
             )
-            return pack_request(signed(kind, request, self.book.key, hashed), packed)
+            if not given:
+                return pack_request(signed(kind, request, self.book.key, hashed), packed)
+            both = arrays_sha256({**arrays, **given})
+            parts = ArrayRecord({**packed, **pack_arrays(given)})
+            return pack_request(signed(kind, request, self.book.key, both), parts)
 
         return [
             Message(content(node), dst_node_id=node, message_type=kind, group_id=str(round_number))
@@ -164,7 +182,7 @@ class Inquiry:
             FederationError: if fewer than ``server.min_replies`` are left.
         """
         before = len(self.refusals)
-        found = self._whole(round_number, replies, check)
+        found = self.whole(round_number, replies, check)
         if len(found) < self.options.min_replies:
             reasons = "; ".join(refusal.reason for refusal in self.refusals[before:])
             raise FederationError(
@@ -173,13 +191,14 @@ class Inquiry:
             )
         return found
 
-    def _whole(
+    def whole(
         self,
         round_number: int,
         replies: Iterable[Message],
         check: Callable[[Reply], None] | None,
         joining: bool = False,
     ) -> list[Reply]:
+        """Replies that parse, belong to the round and pass ``check``, however few, by name."""
         found: dict[str, Reply] = {}
         for message in replies:
             try:
@@ -193,11 +212,12 @@ class Inquiry:
                 self.book.see(reply, self.run)
                 found[reply.name] = reply
             except FederationError as error:
-                node = message.metadata.src_node_id
-                self._refuse(Refusal(round_number, node, str(error)))
+                self.refuse(round_number, message.metadata.src_node_id, str(error))
         return [found[name] for name in sorted(found)]
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def refuse(self, round_number: int, node: int, reason: str) -> None:
+        """Count what came from a node and cannot be used, and tell who looks on."""
+        refusal = Refusal(round_number, node, reason)
         self.refusals.append(refusal)
         name = self.members.get(refusal.node, ("", 0))[0]
         LOGGER.warning("round %d, node %d: %s", refusal.round, refusal.node, refusal.reason)

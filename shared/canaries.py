@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from shared.errors import RunError
 from shared.files import atomic_path
+from shared.grid import GRID_BITS
 
 DTYPES = {
     "keys": "uint64",
@@ -35,8 +36,11 @@ class CanaryRecord:
     Attributes:
         kind: ``popularity``, ``cooccurrence`` or ``step``.
         run, round: which release.
-        sampling_rate, noise_multiplier, sensitivity, noise_share: of the mechanism, as planned.
+        attempt: at the round's secure sum; only the last one was opened.
+        sampling_rate, noise_multiplier, sensitivity, noise_share, grid_bits: of the mechanism, as
+            planned.
         noise: ``own`` or ``shared``, as planned.
+        least_participants: fewest organisations in a sum, as planned.
         delta: at which the plan states epsilon.
         people: users and members that could enter.
         keys: ``[canaries] uint64`` public names of the coordinates, the same at every organisation.
@@ -50,11 +54,14 @@ class CanaryRecord:
     kind: str
     run: str
     round: int
+    attempt: int
     sampling_rate: float
     noise_multiplier: float
     sensitivity: float
     noise_share: float
+    grid_bits: int
     noise: str
+    least_participants: int
     delta: float
     people: int
     keys: npt.NDArray[np.uint64]
@@ -69,9 +76,13 @@ class CanaryRecord:
         return int(self.sampled.shape[1])
 
     def save(self, folder: Path) -> Path:
-        """Write ``<kind>-<round>.safetensors``, readable by its owner alone; returns its path."""
+        """Write ``<kind>-<round>.safetensors``, readable by its owner alone; returns its path.
+
+        A further attempt has its number after the round's.
+        """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = folder / f"{self.kind}-{self.round:05d}.safetensors"
+        again = f"-{self.attempt}" if self.attempt else ""
+        path = folder / f"{self.kind}-{self.round:05d}{again}.safetensors"
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         arrays = {name: np.ascontiguousarray(values.pop(name)) for name in DTYPES}
         content = save(arrays, metadata={"canaries": json.dumps(values)})
@@ -119,5 +130,10 @@ class CanaryRecord:
             raise ValueError("its arrays do not fit each other")
         if not np.isfinite(self.residuals).all():
             raise ValueError("it has residuals that are not finite")
-        if not (0.0 < self.sampling_rate <= 1.0 and self.noise_multiplier >= 0.0):
+        if not (
+            0.0 < self.sampling_rate <= 1.0
+            and self.noise_multiplier >= 0.0
+            and 0.0 < self.noise_share <= 1.0
+            and (self.grid_bits == 0 or self.grid_bits in GRID_BITS)
+        ):
             raise ValueError("its mechanism is none")

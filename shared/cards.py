@@ -1,12 +1,36 @@
 """The card beside an adapter: what it is, what it cost, and how to load it."""
 
 import math
+from dataclasses import dataclass
 
 from shared.config import Config
 from shared.plan import Adjacency
+from shared.words import epsilon_text
 
 
-def adapter_card(config: Config, epsilon: float | None, delta: float, run: str, rounds: int) -> str:
+@dataclass(frozen=True)
+class MaskedSums:
+    """What a card says of secure sums.
+
+    Attributes:
+        least_participants: fewest organisations in a sum.
+        colluders: on the server's side against whom epsilon still holds.
+        epsilon_alone: of one organisation with all others on the server's side.
+    """
+
+    least_participants: int
+    colluders: int
+    epsilon_alone: float
+
+
+def adapter_card(
+    config: Config,
+    epsilon: float | None,
+    delta: float,
+    run: str,
+    rounds: int,
+    sums: MaskedSums | None = None,
+) -> str:
     """Markdown for ``README.md`` of an adapter directory.
 
     Args:
@@ -15,6 +39,7 @@ def adapter_card(config: Config, epsilon: float | None, delta: float, run: str, 
         delta: at which epsilon is stated.
         run: identifier of the run.
         rounds: that the adapter was trained for.
+        sums: where they were secure; None where the server saw what each organisation sent.
     """
     model = config.model
     lines = [
@@ -29,7 +54,7 @@ def adapter_card(config: Config, epsilon: float | None, delta: float, run: str, 
         + f", {model.layers} {model.layers_from} layers.",
         f"- {model.adapter}, rank {model.rank}, alpha {model.alpha:g}; temperature "
         f"{model.temperature:g}; window {model.window} items.",
-        f"- Privacy: {_guarantee(config, epsilon, delta)}",
+        f"- Privacy: {_guarantee(config, epsilon, delta, sums)}",
         "",
         "It reads item vectors through `inputs_embeds`; layers that the user model leaves out are",
         "passed through. Load it with `PeftModel.from_pretrained(base, directory)`.",
@@ -37,16 +62,28 @@ def adapter_card(config: Config, epsilon: float | None, delta: float, run: str, 
     return "\n".join(lines) + "\n"
 
 
-def _guarantee(config: Config, epsilon: float | None, delta: float) -> str:
+def _guarantee(config: Config, epsilon: float | None, delta: float, sums: MaskedSums | None) -> str:
     if epsilon is None:
         return "**not private**: made without noise, or with noise that can be repeated."
-    shared = (
-        " The noise was added once for all organisations: a simulation of a trusted sum."
-        if config.privacy.noise == "shared"
-        else ""
-    )
-    # Rounded up: a card never claims less than was spent.
     return (
-        f"epsilon {math.ceil(epsilon * 1000) / 1000:g} at delta {delta:.3g} for each organisation, "
-        f"statistics included; unit: user; adjacency: {Adjacency.ADD_OR_REMOVE_ONE}.{shared}"
+        f"epsilon {epsilon_text(epsilon)} at delta {delta:.3g} for each organisation, statistics "
+        f"included; unit: user; adjacency: {Adjacency.ADD_OR_REMOVE_ONE}."
+        + _sums(config, epsilon, sums)
+    )
+
+
+def _sums(config: Config, epsilon: float, sums: MaskedSums | None) -> str:
+    if sums is None:
+        if config.privacy.noise != "shared":
+            return " Each organisation added all of its noise to what it sent."
+        return " The noise was added once for all organisations: a simulation of a trusted sum."
+    seen = f" The server saw only sums of at least {sums.least_participants} organisations."
+    if sums.epsilon_alone <= epsilon:
+        return f"{seen} Each added all of its noise."
+    alone = "nothing is promised"
+    if math.isfinite(sums.epsilon_alone):
+        alone = f"it is {epsilon_text(sums.epsilon_alone)}"
+    return (
+        f"{seen} The noise was added once: epsilon holds against the server with up to "
+        f"{sums.colluders} of them on its side; with all others there {alone}."
     )

@@ -32,6 +32,11 @@ class RunSection(Section):
     examples: int = Field(3, ge=0, description="Users shown with recommendations at the end.")
 
 
+# From the sum of two, each knows the other's part.
+LEAST_TO_AGGREGATE = 3
+# What each does grows with their number.
+MOST_BY_DEFAULT = 100
+
 _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _PASSWORDS = (
     re.compile(r"[a-z][a-z0-9+.-]*://[^:/@]*:(?P<value>.+)@", re.IGNORECASE | re.DOTALL),
@@ -146,10 +151,11 @@ class PrivacySection(Section):
     delta: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="0 takes 1 / (users of the federation) ** 1.1."
     )
-    noise: Literal["own", "shared", "none"] = Field(
-        "own",
-        description="own: every organisation adds its full noise; shared: simulates one noise for "
-        "the sum (only in simulation); none: no noise, no guarantee.",
+    noise: Literal["auto", "own", "shared", "none"] = Field(
+        "auto",
+        description="own: every organisation adds its full noise; shared: one noise for the sum of "
+        "all, simulated where aggregation is plain; none: no noise, no guarantee; auto: shared "
+        "where aggregation is secure, own elsewhere.",
     )
     distribution: Literal["gaussian", "discrete"] = Field(
         "gaussian",
@@ -186,6 +192,26 @@ class PrivacySection(Section):
         if self.delta and self.delta < 1e-12:
             raise ValueError("delta below 1e-12 is beyond what the accountants compute")
         return self
+
+
+class AggregationSection(Section):
+    """How the sums of organisations reach the server."""
+
+    mode: Literal["auto", "secure", "plain"] = Field(
+        "auto",
+        description="secure: the server sees only the sum, and the noise is added once; plain: it "
+        "sees what each sends; auto: secure where 3 to 100 organisations take part.",
+    )
+    colluders: int = Field(
+        1, ge=0, le=1000, description="Organisations that may join hands with the server."
+    )
+    dropouts: int = Field(
+        -1,
+        ge=-1,
+        le=1000,
+        description="Organisations that may be lost in a round; -1: one in eight, fewer among "
+        "many. Noise is added for them, and for colluders.",
+    )
 
 
 class StatisticsSection(Section):
@@ -290,6 +316,7 @@ class Config(Section):
     base: BaseSection = Field(default_factory=BaseSection)
     model: ModelSection = Field(default_factory=ModelSection)
     privacy: PrivacySection = Field(default_factory=PrivacySection)
+    aggregation: AggregationSection = Field(default_factory=AggregationSection)
     statistics: StatisticsSection = Field(default_factory=StatisticsSection)
     training: TrainingSection = Field(default_factory=TrainingSection)
     server: ServerSection = Field(default_factory=ServerSection)
@@ -305,6 +332,44 @@ class Config(Section):
                 "is taken from all users' times, so their rows would depend on each other"
             )
         return self
+
+    @model_validator(mode="after")
+    def _settle(self) -> Self:
+        """Put in place of each auto what it means here."""
+        mode, noise = self.aggregation.mode, self.privacy.noise
+        several = LEAST_TO_AGGREGATE <= self.partition.organisations <= MOST_BY_DEFAULT
+        if mode == "auto":
+            wanted = noise in ("auto", "shared") and self.training.steps_per_round == 1
+            mode = "secure" if wanted and several and self.privacy.noise_seed < 0 else "plain"
+        if noise == "auto":
+            noise = "shared" if mode == "secure" else "own"
+        if mode == "secure":
+            self._check_secure(noise)
+        settled = {
+            "aggregation": self.aggregation.model_copy(update={"mode": mode}),
+            "privacy": self.privacy.model_copy(update={"noise": noise}),
+        }
+        self.__dict__.update(settled)
+        return self
+
+    def _check_secure(self, noise: str) -> None:
+        if self.partition.organisations < LEAST_TO_AGGREGATE:
+            raise ValueError(
+                "aggregation.mode = secure needs partition.organisations of 3 or more: from the "
+                "sum of two, each knows the other's part; set aggregation.mode = plain"
+            )
+        if self.privacy.noise_seed >= 0 and noise != "none":
+            raise ValueError(
+                "aggregation.mode = secure draws its noise from the operating system only: leave "
+                "privacy.noise_seed at -1 or set aggregation.mode = plain"
+            )
+        if noise == "shared" and self.training.steps_per_round > 1:
+            # A second step would start from a first one that has only this organisation's share of
+            # the noise, and what follows would tell more of it than the sum does.
+            raise ValueError(
+                "noise for the sum of all covers one private step a round: set "
+                "training.steps_per_round = 1 or privacy.noise = own"
+            )
 
 
 def parse_config(values: Mapping[str, Any], where: str) -> Config:

@@ -59,6 +59,10 @@ class Intent:
         count: releases of it, which are the private steps of a round.
         noise: who adds it: ``own``, ``shared`` or ``none``.
         distribution: ``gaussian`` or ``discrete``.
+        aggregation: ``secure``, or ``plain`` where the server sees what this organisation sends.
+        least_participants: of a secure sum; below them it is never unmasked.
+        participants: public keys of the organisations whose masks are in what leaves, this one
+            among them; empty where it is not masked.
         secret_randomness: False where noise or sampling can be repeated from a seed.
         plan: hash of the privacy plan.
         adapter_before: hash of the adapter that training starts from, or empty.
@@ -79,6 +83,9 @@ class Intent:
     count: int
     noise: str
     distribution: str
+    aggregation: str
+    least_participants: int
+    participants: tuple[str, ...]
     secret_randomness: bool
     plan: str
     adapter_before: str
@@ -106,13 +113,21 @@ class Intent:
             count=count,
             noise=plan.noise.value,
             distribution=mechanism.distribution,
+            aggregation=plan.aggregation.value,
+            least_participants=plan.least_participants,
             plan=plan.sha256,
             **rest,
         )
 
-    def event(self) -> Event:
-        """What it costs."""
-        return Event(self.sampling_rate, self.noise_multiplier, self.count)
+    def event(self, binds: str = "joint") -> Event:
+        """What it costs.
+
+        Args:
+            binds: ``joint``, against a server that sees the sum and the noise in it; ``alone``,
+                where everybody else is against this organisation and only its own noise counts.
+        """
+        own = self.noise_share if binds == "alone" else 1.0
+        return Event(self.sampling_rate, self.noise_multiplier * own, self.count)
 
     @property
     def private(self) -> bool:

@@ -12,11 +12,14 @@ from itertools import chain
 from dp_accounting.gaussian_mechanism import get_sigma_gaussian
 
 from shared.accounting import Event, Events, merged, mu_squared
-from shared.entries import Intent, Refusal
-from shared.plan import SENSITIVITY, PrivacyPlan
+from shared.entries import Intent, Opening, Refusal
+from shared.plan import SENSITIVITY, Aggregation, Noise, PrivacyPlan
 from shared.policy import Policy
+from shared.trust import judge_trust, withstood
 
 DAY = timedelta(days=1)
+# The two figures of each release; ``TrustRules.binds`` says which one the budget counts.
+BINDINGS = ("joint", "alone")
 # Room for rounding where a plan takes exactly the share that the policy gives.
 ROUNDING = 1.0 + 1e-9
 
@@ -29,42 +32,63 @@ PART_OF_BUDGET = {
 
 
 class Past:
-    """What the intents of a ledger add up to; grows with each, so a long ledger is read once."""
+    """What the intents of a ledger add up to; grows with each, so a long ledger is read once.
+
+    Attributes:
+        opening: of the ledger; None before it was read.
+        withstood: organisations that may join hands with the server before the joint figure of some
+            intent fails; None without noise for a secure sum.
+    """
 
     def __init__(self) -> None:
-        self._counts: dict[str, Counter[tuple[float, float]]] = {}
-        self._parts: dict[str, float] = {}
+        self.opening: Opening | None = None
+        self.withstood: int | None = None
+        self._counts: dict[str, _Tally] = {}
+        self._parts: dict[tuple[str, str], float] = {}
         self._rounds: deque[tuple[datetime, tuple[str, int]]] = deque()
         self._of_the_day: Counter[tuple[str, int]] = Counter()
-        self._runs: dict[str, tuple[str, str, Counter[tuple[float, float]]]] = {}
+        self._runs: dict[str, tuple[str, str, _Tally]] = {}
+        self._steps: Counter[str] = Counter()
         self._releases: Counter[tuple[str, str]] = Counter()
+        self._begun: dict[tuple[str, int, str], int] = {}
 
     def add(self, intent: Intent, at: str) -> None:
         """Count one more intent, written ``at`` (ISO 8601)."""
-        event = intent.event()
-        counts = self._counts.setdefault(intent.federation, Counter())
-        counts[event.sampling_rate, event.noise_multiplier] += event.count
+        self._counts.setdefault(intent.federation, _Tally()).add(intent)
         part = PART_OF_BUDGET[intent.mechanism]
-        self._parts[part] = self._parts.get(part, 0.0) + mu_squared(event)
+        for binds in BINDINGS:
+            more = mu_squared(intent.event(binds))
+            self._parts[part, binds] = self._parts.get((part, binds), 0.0) + more
         if intent.mechanism == "step":
             name = (intent.run, intent.round)
             self._rounds.append((datetime.fromisoformat(at), name))
             self._of_the_day[name] += 1
-        started = intent.plan, intent.federation, Counter[tuple[float, float]]()
-        _, _, of_run = self._runs.setdefault(intent.run, started)
-        of_run[event.sampling_rate, event.noise_multiplier] += event.count
-        self._releases[intent.run, intent.mechanism] += intent.count
+            self._steps[intent.run] += intent.count
+        _, _, of_run = self._runs.setdefault(intent.run, (intent.plan, intent.federation, _Tally()))
+        of_run.add(intent)
+        if not self.repeats(intent):
+            self._releases[intent.run, intent.mechanism] += intent.count
+        self._begun.setdefault((intent.run, intent.round, intent.mechanism), intent.count)
+        most = withstood([intent])
+        if most is not None:
+            self.withstood = most if self.withstood is None else min(self.withstood, most)
 
-    def events(self, federation: str | None = None) -> Events:
-        """Everything spent, or what one federation asked for."""
-        chosen = self._counts if federation is None else {federation}
-        return merged(
-            event for name in chosen for event in _events(self._counts.get(name, Counter()))
-        )
+    def repeats(self, intent: Intent) -> bool:
+        """Whether an intent is a further attempt at a secure sum: it takes no place in the plan.
 
-    def mu_squared(self, part: str) -> float:
-        """Spent of one part of the budget, in mu squared."""
-        return self._parts.get(part, 0.0)
+        It costs like the first one: both may have left.
+        """
+        first = self._begun.get((intent.run, intent.round, intent.mechanism))
+        return intent.aggregation == Aggregation.SECURE and first == intent.count
+
+    def events(self, federation: str | None = None, binds: str = "joint") -> Events:
+        """Everything spent, or what one federation asked for, by one of ``BINDINGS``."""
+        chosen = self._counts if federation is None else {federation} & self._counts.keys()
+        return merged(event for name in chosen for event in self._counts[name].events(binds))
+
+    def mu_squared(self, part: str, binds: str = "joint") -> float:
+        """Spent of one part of the budget, in mu squared, by one of ``BINDINGS``."""
+        return self._parts.get((part, binds), 0.0)
 
     def plan(self, run: str) -> str | None:
         """Hash of the plan that a run began with; None for a run that has spent nothing."""
@@ -74,13 +98,17 @@ class Past:
         """Key of the server that a run belongs to; None for a run that has spent nothing."""
         return self._runs[run][1] if run in self._runs else None
 
-    def run_events(self, run: str) -> Events:
-        """What a run has spent."""
-        return merged(_events(self._runs[run][2])) if run in self._runs else ()
+    def run_events(self, run: str, binds: str = "joint") -> Events:
+        """What a run has spent, by one of ``BINDINGS``."""
+        return merged(self._runs[run][2].events(binds)) if run in self._runs else ()
 
     def releases(self, run: str, mechanism: str) -> int:
-        """How often a run has released a mechanism; private steps for ``step``."""
+        """How often a run has released a mechanism, repeats aside; private steps for ``step``."""
         return self._releases[run, mechanism]
+
+    def steps(self, run: str) -> int:
+        """Private steps of a run, those of repeats among them."""
+        return self._steps[run]
 
     def rounds_in_a_day(self, at: str, besides: tuple[str, int]) -> int:
         """Adapter rounds in the 24 hours before ``at``, not counting the round ``besides``."""
@@ -93,7 +121,25 @@ class Past:
         return len(self._of_the_day) - (besides in self._of_the_day)
 
 
-def judge(policy: Policy, intent: Intent, at: str, past: Past) -> list[Refusal]:
+class _Tally:
+    """How often each sampling rate and noise multiplier was released, by either figure."""
+
+    def __init__(self) -> None:
+        self._counts = {binds: Counter[tuple[float, float]]() for binds in BINDINGS}
+
+    def add(self, intent: Intent) -> None:
+        for binds, counts in self._counts.items():
+            event = intent.event(binds)
+            counts[event.sampling_rate, event.noise_multiplier] += event.count
+
+    def events(self, binds: str) -> Iterator[Event]:
+        for (rate, sigma), count in self._counts[binds].items():
+            yield Event(rate, sigma, count)
+
+
+def judge(
+    policy: Policy, intent: Intent, at: str, past: Past, proposed: bool = False
+) -> list[Refusal]:
     """Every rule but the budget's epsilon that an intent would break.
 
     Args:
@@ -101,10 +147,12 @@ def judge(policy: Policy, intent: Intent, at: str, past: Past) -> list[Refusal]:
         intent: about to be written, or found in a ledger.
         at: time of its writing, ISO 8601.
         past: what stood before it.
+        proposed: whether it only proposes a plan, so that nobody takes part in it yet.
     """
     broken = chain(
         _egress(policy, intent),
         _noise(policy, intent),
+        judge_trust(policy.trust, intent, past.opening, proposed),
         _sensitivity(policy, intent),
         _size(policy, intent),
         _history(policy, intent, at, past),
@@ -177,21 +225,25 @@ def judge_plan(policy: Policy, plan: PrivacyPlan, intent: Intent, past: Past) ->
 
 def _has_further(plan: PrivacyPlan, intent: Intent, past: Past) -> bool:
     planned = getattr(plan, intent.mechanism)
-    if planned is None or planned.event(intent.count) != intent.event():
+    sums = plan.aggregation.value, plan.least_participants
+    if planned is None or sums != (intent.aggregation, intent.least_participants):
+        return False
+    if any(planned.event(intent.count, binds) != intent.event(binds) for binds in BINDINGS):
         return False
     released = past.releases(intent.run, intent.mechanism)
-    return released + intent.count <= plan.releases(intent.mechanism)
+    return past.repeats(intent) or released + intent.count <= plan.releases(intent.mechanism)
 
 
 def _planned_shares(policy: Policy, plan: PrivacyPlan, past: Past) -> list[Refusal]:
     taken: dict[str, float] = {}
+    binds = policy.trust.binds
     for mechanism in plan.mechanisms:
         part, count = PART_OF_BUDGET[mechanism.name], plan.releases(mechanism.name)
-        taken[part] = taken.get(part, 0.0) + mu_squared(mechanism.event(count))
+        taken[part] = taken.get(part, 0.0) + mu_squared(mechanism.event(count, binds))
     return [
         Refusal(f"budget.{part}", f"the whole plan: {sentence}")
         for part, more in taken.items()
-        for sentence in _share(policy, part, past.mu_squared(part) + more)
+        for sentence in _share(policy, part, past.mu_squared(part, binds) + more)
     ]
 
 
@@ -232,18 +284,20 @@ def _noise(policy: Policy, intent: Intent) -> Iterator[tuple[str, str]]:
             "mechanism.allow_repeatable_noise",
             "noise or sampling would come from a seed; whoever knows it takes the noise off again",
         )
-    sigma, least = intent.noise_multiplier, rules.least_noise_multiplier
+    binds = policy.trust.binds
+    sigma, least = intent.event(binds).noise_multiplier, rules.least_noise_multiplier
     # Written so that NaN is refused.
     if not sigma >= least or not sigma > 0.0:
         yield (
             "mechanism.least_noise_multiplier",
-            f"the noise multiplier is {sigma:g}; at least {least:g} is asked for",
+            f"the noise multiplier is {sigma:g} ({binds}); at least {least:g} is asked for",
         )
-    if not intent.noise_share >= rules.least_noise_share:
+    least_share = rules.least_noise_share if intent.noise == Noise.SHARED else 1.0
+    if not intent.noise_share >= least_share:
         yield (
             "mechanism.least_noise_share",
             f"only {intent.noise_share:g} of the noise's deviation would be added here; at least "
-            f"{rules.least_noise_share:g} is asked for",
+            f"{least_share:g} is asked for",
         )
 
 
@@ -282,11 +336,20 @@ def _history(policy: Policy, intent: Intent, at: str, past: Past) -> Iterator[tu
                 f"this would be round {rounds} within 24 hours; at most "
                 f"{rules.most_rounds_per_day} are allowed",
             )
-    part = PART_OF_BUDGET[intent.mechanism]
-    for sentence in _share(policy, part, past.mu_squared(part) + mu_squared(intent.event())):
+        steps = past.steps(intent.run) + intent.count
+        if steps > rules.most_steps_per_run:
+            yield (
+                "mechanism.most_steps_per_run",
+                f"this would be step {steps} of the run; at most {rules.most_steps_per_run} are "
+                "allowed",
+            )
+    part, binds = PART_OF_BUDGET[intent.mechanism], policy.trust.binds
+    if binds == "joint" and past.withstood is not None and past.withstood < policy.trust.colluders:
+        yield (
+            "trust.colluders",
+            f"earlier releases withstand {max(past.withstood, 0)} colluders, and the budget counts "
+            f"with {policy.trust.colluders}; set trust.binds = alone, or a smaller trust.colluders",
+        )
+    taken = past.mu_squared(part, binds) + mu_squared(intent.event(binds))
+    for sentence in _share(policy, part, taken):
         yield f"budget.{part}", sentence
-
-
-def _events(counts: Counter[tuple[float, float]]) -> Iterator[Event]:
-    for (rate, sigma), count in counts.items():
-        yield Event(rate, sigma, count)

@@ -37,6 +37,8 @@ from shared.wire import (
 
 KINDS = tuple(kind for kinds in CALLS.values() for kind in kinds)
 
+# Names of the arrays in a request that belong to a secure sum begin so.
+SECURE = "secure."
 RELIABILITY = "reliability"
 
 REQUEST_DOMAIN = b"tacit request 1\n"
@@ -44,6 +46,7 @@ REQUEST_DOMAIN = b"tacit request 1\n"
 # More than there are people.
 MOST_USERS = 10**11
 LAST_ROUND = 10_000_000
+LAST_ATTEMPT = 1000
 # A plan with a hundred digits a number, settings, an anchor or a head: all are far shorter.
 LONGEST_TEXT = 100_000
 
@@ -76,6 +79,7 @@ class RequestFields(_Fields):
     # A run's identifier becomes part of requests' names in ledgers, and the name of a folder.
     run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")]
     round: Annotated[int, Field(ge=0, le=LAST_ROUND)]
+    attempt: Annotated[int, Field(ge=0, le=LAST_ATTEMPT)]
     plan: str
     model_sha256: Annotated[str, Field(max_length=100)]
     federation: Annotated[str, Field(max_length=100)]
@@ -107,6 +111,7 @@ class Request:
         anchor: its signature under the head of the client's last reply, or None.
         settings: public settings of the run (``shared.config.shared_settings``), as JSON, or empty.
         signature: of the server's key, over everything else and the kind of the message.
+        attempt: at a secure sum; a further one has keys of its own, and counts again if it leaves.
     """
 
     run: str
@@ -118,15 +123,22 @@ class Request:
     anchor: Anchor | None = None
     settings: str = ""
     signature: str = ""
+    attempt: int = 0
 
     @functools.cached_property
     def arrays_sha256(self) -> str:
         """Hash of the arrays; nobody changes them in place."""
         return arrays_sha256(self.arrays)
 
+    @property
+    def payload(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays without those of a secure sum."""
+        return {n: v for n, v in self.arrays.items() if not n.startswith(SECURE)}
+
     def identifier(self, kind: str) -> str:
         """Names this request in ledgers; a repeated message has the same one."""
-        return f"{self.run}/{self.round}/{kind}"
+        again = f"/{self.attempt}" if self.attempt else ""
+        return f"{self.run}/{self.round}/{kind}{again}"
 
 
 @dataclass(frozen=True)
@@ -181,6 +193,7 @@ def _fields_of(request: Request) -> dict[str, str | int]:
     return {
         "run": request.run,
         "round": request.round,
+        "attempt": request.attempt,
         "plan": "" if request.plan is None else _plan_text(request.plan),
         "model_sha256": request.model_sha256,
         "federation": request.federation,
@@ -220,6 +233,7 @@ def parse_request(parcel: Parcel) -> Request:
         return Request(
             run=fields.run,
             round=fields.round,
+            attempt=fields.attempt,
             plan=_plan(fields.plan) if fields.plan else None,
             model_sha256=fields.model_sha256,
             arrays=dict(parcel.arrays),

@@ -20,8 +20,10 @@ import numpy.typing as npt
 from shared.accounting import Event, Events, calibrate, epsilon_checked, merged
 from shared.config import Config, PrivacySection
 from shared.errors import PrivacyError
-from shared.grid import noised_on_grid
+from shared.fixed_point import WORD_BYTES, word_bytes
+from shared.grid import GRID_BITS, PLAIN_BITS, SECURE_BITS, noised_on_grid
 from shared.randomness import PrivateRandom
+from shared.tolerance import check_tolerance, least_participants
 
 
 class Adjacency(StrEnum):
@@ -36,6 +38,13 @@ class Noise(StrEnum):
     OWN = "own"
     SHARED = "shared"
     NONE = "none"
+
+
+class Aggregation(StrEnum):
+    """What the server gets: what each organisation sends, or their sum alone."""
+
+    PLAIN = "plain"
+    SECURE = "secure"
 
 
 MECHANISMS = ("popularity", "cooccurrence", "step", "evaluation")
@@ -57,6 +66,8 @@ class Mechanism:
         noise_share: part of the deviation that one organisation adds: 1, or 1 / sqrt(organisations)
             where the sum of all is released once.
         distribution: ``gaussian``, or ``discrete`` on a grid (``shared.grid``).
+        grid_bits: the grid's spacing is the power of two next below ``2**-grid_bits`` of the
+            sensitivity; 0 where there is no grid.
     """
 
     name: str
@@ -65,12 +76,18 @@ class Mechanism:
     sensitivity: float
     noise_share: float = 1.0
     distribution: str = "gaussian"
+    grid_bits: int = 0
 
     def __post_init__(self) -> None:
         if self.name not in MECHANISMS:
             raise PrivacyError(f"{self.name!r} is no mechanism; there are {', '.join(MECHANISMS)}")
         if self.distribution not in ("gaussian", "discrete"):
             raise PrivacyError(f"{self.name}: noise {self.distribution!r} is no distribution")
+        on_grid = self.distribution == "discrete"
+        if type(self.grid_bits) is not int or (self.grid_bits in GRID_BITS) != on_grid:
+            raise PrivacyError(
+                f"{self.name}: {self.distribution} noise with a grid of {self.grid_bits!r} bits"
+            )
         figures = (self.sampling_rate, self.noise_multiplier, self.sensitivity, self.noise_share)
         if any(type(figure) is not float for figure in figures):
             raise PrivacyError(f"{self.name}: {figures} are not all decimal numbers")
@@ -105,12 +122,19 @@ class Mechanism:
     ) -> npt.NDArray[np.float64]:
         """A sum over users with noise, of the planned distribution."""
         if self.distribution == "discrete" and self.deviation > 0.0:
-            return noised_on_grid(total, self.sensitivity, self.deviation)
+            return noised_on_grid(total, self.sensitivity, self.deviation, self.grid_bits, random)
         return total + self.noise(total.shape, random)
 
-    def event(self, count: int = 1) -> Event:
-        """What ``count`` releases cost."""
-        return Event(self.sampling_rate, self.noise_multiplier, count)
+    def event(self, count: int = 1, binds: str = "joint") -> Event:
+        """What ``count`` releases cost.
+
+        Args:
+            count: of releases.
+            binds: ``joint``, by the noise in the sum of all; ``alone``, by what one organisation
+                adds itself.
+        """
+        own = self.noise_share if binds == "alone" else 1.0
+        return Event(self.sampling_rate, self.noise_multiplier * own, count)
 
 
 @dataclass(frozen=True)
@@ -127,6 +151,11 @@ class PrivacyPlan:
         epsilon: budget that the whole plan keeps to; None without noise.
         noise: who adds it.
         adjacency: the neighbouring relation.
+        aggregation: what the server gets.
+        least_participants: fewest organisations in a sum; noise is shared so that what these add,
+            less ``colluders``, is the planned noise.
+        colluders: organisations that may join hands with the server.
+        word_bytes: of a number in a masked vector; 0 where nothing is masked.
     """
 
     popularity: Mechanism | None
@@ -138,6 +167,10 @@ class PrivacyPlan:
     epsilon: float | None
     noise: Noise
     adjacency: Adjacency = Adjacency.ADD_OR_REMOVE_ONE
+    aggregation: Aggregation = Aggregation.PLAIN
+    least_participants: int = 1
+    colluders: int = 0
+    word_bytes: int = 0
 
     def __post_init__(self) -> None:
         for name in MECHANISMS:
@@ -148,8 +181,27 @@ class PrivacyPlan:
             raise PrivacyError(f"the plan has {self.steps!r} steps; it needs a whole number")
         if not 0.0 < self.delta < 1.0:
             raise PrivacyError(f"the plan's delta {self.delta} is not between 0 and 1")
+        self._check_aggregation()
         if self.epsilon is not None and not 0.0 < self.epsilon < math.inf:
             raise PrivacyError(f"the plan's epsilon {self.epsilon} is no budget")
+
+    def _check_aggregation(self) -> None:
+        figures = self.least_participants, self.colluders, self.word_bytes
+        if any(type(figure) is not int or figure < 0 for figure in figures):
+            raise PrivacyError(f"the plan's aggregation has figures {figures} that are no counts")
+        if self.aggregation is Aggregation.PLAIN:
+            if figures != (1, 0, 0):
+                raise PrivacyError("the plan's sums are plain, but it has figures of a secure one")
+            return
+        if self.word_bytes not in WORD_BYTES:
+            raise PrivacyError(
+                f"the plan's masked numbers have {self.word_bytes} bytes; they need "
+                f"{WORD_BYTES[0]} to {WORD_BYTES[-1]}"
+            )
+        check_tolerance(self.least_participants, self.least_participants, self.colluders)
+        for mechanism in self.mechanisms:
+            if (mechanism.distribution, mechanism.grid_bits) != ("discrete", SECURE_BITS):
+                raise PrivacyError(f"{mechanism.name}: a secure sum is taken on its own grid")
 
     def mechanism(self, name: str) -> Mechanism:
         """The mechanism of that name.
@@ -163,6 +215,11 @@ class PrivacyPlan:
         raise PrivacyError(f"the plan has no mechanism {name!r}")
 
     @property
+    def secure(self) -> bool:
+        """Whether the server gets the sum of all organisations alone."""
+        return self.aggregation is Aggregation.SECURE
+
+    @property
     def mechanisms(self) -> tuple[Mechanism, ...]:
         """Those that the plan has, in the order of ``MECHANISMS``."""
         found = (getattr(self, name) for name in MECHANISMS)
@@ -172,16 +229,21 @@ class PrivacyPlan:
         """How often the mechanism of that name is released: private steps, or once."""
         return self.steps if name == "step" else 1
 
-    def events(self, steps: int | None = None) -> Events:
-        """Cost of the one-shot releases and of the first ``steps`` steps (by default all)."""
+    def events(self, steps: int | None = None, binds: str = "joint") -> Events:
+        """Cost of the one-shot releases and of the first ``steps`` steps (by default all).
+
+        Args:
+            steps: private steps; None: all of the run.
+            binds: as of ``Mechanism.event``.
+        """
         return merged(
-            m.event(self.releases(m.name) if steps is None or m.name != "step" else steps)
+            m.event(self.releases(m.name) if steps is None or m.name != "step" else steps, binds)
             for m in self.mechanisms
         )
 
-    def spent(self, steps: int | None = None) -> float:
+    def spent(self, steps: int | None = None, binds: str = "joint") -> float:
         """Epsilon after ``steps`` steps, by PLD and confirmed by PRV."""
-        return epsilon_checked(self.events(steps), self.delta)
+        return epsilon_checked(self.events(steps, binds), self.delta)
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, shortest floats; what the hash and the message carry."""
@@ -213,6 +275,10 @@ class PrivacyPlan:
                 epsilon=None if value["epsilon"] is None else float(value["epsilon"]),
                 noise=Noise(value["noise"]),
                 adjacency=Adjacency(value["adjacency"]),
+                aggregation=Aggregation(value["aggregation"]),
+                least_participants=value["least_participants"],
+                colluders=value["colluders"],
+                word_bytes=value["word_bytes"],
             )
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise PrivacyError(f"the message's privacy plan cannot be read: {error}") from error
@@ -269,14 +335,26 @@ def make_plan(config: Config, users: int, organisations: int) -> PrivacyPlan:
     else:
         scale = calibrate(events, privacy.epsilon, delta)
         multipliers = _multipliers(weights, scale, training.sampling_rate, steps)
-    share = organisations**-0.5 if noise is Noise.SHARED else 1.0
+    secure = config.aggregation.mode == "secure"
+    colluders = config.aggregation.colluders if secure else 0
+    least = (
+        least_participants(organisations, config.aggregation.dropouts, colluders) if secure else 1
+    )
+    honest = organisations
+    if secure:
+        check_tolerance(organisations, least, colluders)
+        honest = least - colluders
+    share = honest**-0.5 if noise is Noise.SHARED else 1.0
+    distribution = "discrete" if secure else privacy.distribution
+    bits = {"gaussian": 0, "discrete": SECURE_BITS if secure else PLAIN_BITS}[distribution]
 
     def mechanism(name: str, rate: float, sensitivity: float) -> Mechanism | None:
         if not weights[name]:
             return None
         sigma = multipliers[name]
-        return Mechanism(name, rate, sigma, sensitivity, share, privacy.distribution)
+        return Mechanism(name, rate, sigma, sensitivity, share, distribution, bits)
 
+    deviation = max((sigma * share for sigma in multipliers.values()), default=0.0)
     return PrivacyPlan(
         popularity=mechanism("popularity", 1.0, SENSITIVITY["popularity"]),
         cooccurrence=mechanism("cooccurrence", 1.0, SENSITIVITY["cooccurrence"]),
@@ -286,6 +364,10 @@ def make_plan(config: Config, users: int, organisations: int) -> PrivacyPlan:
         delta=delta,
         epsilon=None if noise is Noise.NONE else privacy.epsilon,
         noise=noise,
+        aggregation=Aggregation.SECURE if secure else Aggregation.PLAIN,
+        least_participants=least,
+        colluders=colluders,
+        word_bytes=word_bytes(users, organisations, deviation) if secure else 0,
     )
 
 
@@ -312,5 +394,7 @@ def _mechanism(value: Mapping[str, Any] | None) -> Mechanism | None:
     if not isinstance(value, dict):
         raise TypeError(f"{value!r} is no mechanism")
     # JSON does not tell 1 from 1.0; a ledger does.
-    fields: dict[str, Any] = {k: float(v) if type(v) is int else v for k, v in value.items()}
+    fields: dict[str, Any] = {
+        k: float(v) if type(v) is int and k != "grid_bits" else v for k, v in value.items()
+    }
     return Mechanism(**fields)

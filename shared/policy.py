@@ -104,6 +104,32 @@ class FederationRules(Section):
     )
 
 
+class TrustRules(Section):
+    """Whom this organisation trusts with how much, where noise is added for a sum of several."""
+
+    binds: Literal["joint", "alone"] = Field(
+        "alone",
+        description="Which epsilon the budget binds. alone: all others are against this "
+        "organisation, its own noise counts; joint: the server and at most colluders others are.",
+    )
+    colluders: int = Field(
+        1, ge=0, description="Other organisations that may join hands with the server."
+    )
+    least_participants: Annotated[int, Field(ge=3)] = Field(
+        3, description="Fewest organisations in a secure sum."
+    )
+    members: tuple[Sha256, ...] = Field(
+        (),
+        description="Public keys of the organisations that count as participants; empty: any in an "
+        "experiment, none where an agent is deployed.",
+    )
+    simulated_sum: bool = Field(
+        False,
+        description="Noise for a sum that nothing secures, for experiments: no guarantee outside "
+        "them.",
+    )
+
+
 class EgressRules(Section):
     """What may leave."""
 
@@ -125,6 +151,7 @@ class Policy(Section):
     mechanism: MechanismRules = Field(default_factory=MechanismRules)
     model: ModelRules = Field(default_factory=ModelRules)
     federations: FederationRules = Field(default_factory=FederationRules)
+    trust: TrustRules = Field(default_factory=TrustRules)
     egress: EgressRules = Field(default_factory=EgressRules)
 
     @model_validator(mode="after")

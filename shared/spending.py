@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from shared.accounting import (
@@ -18,7 +18,9 @@ from shared.accounting import (
 from shared.chain import Record, Sealed
 from shared.entries import Amendment, Intent, Opening, Release, parse_entry
 from shared.errors import PrivacyError
+from shared.plan import Aggregation, Noise
 from shared.policy import Policy
+from shared.trust import withstood
 
 
 @dataclass(frozen=True)
@@ -40,37 +42,69 @@ class Account:
         spends: of that budget.
         budget: most epsilon; None without noise.
         delta: at which epsilon counts.
+        binds: the figure that the budget counts, ``joint`` or ``alone``.
     """
 
     federation: str | None
     spends: Sequence[Spend]
     budget: float | None
     delta: float
+    binds: str
 
     @property
     def events(self) -> Events:
-        """Cost of everything spent."""
-        return merged(spend.intent.event() for spend in self.spends)
+        """Cost of everything spent, by the figure that binds."""
+        return self.part(self.spends)
 
     @property
     def last_run(self) -> Events:
-        """Cost of what the newest run has spent so far."""
+        """Cost of what the newest run has spent so far, by the figure that binds."""
         run = self.spends[-1].intent.run if self.spends else ""
-        return merged(s.intent.event() for s in self.spends if s.intent.run == run)
+        return self.part([s for s in self.spends if s.intent.run == run])
+
+    def part(self, spends: Sequence[Spend], binds: str = "") -> Events:
+        """Cost of some of it, by the figure that binds or the one given."""
+        return merged(spend.intent.event(binds or self.binds) for spend in spends)
 
     @property
     def private(self) -> bool:
-        """Whether all of it has noise of its own in full, which nobody can repeat."""
-        return all(s.intent.private and s.intent.noise_share == 1.0 for s in self.spends)
+        """Whether all of it has noise that nobody can repeat, in full or in a secure sum."""
+        if self.binds == "joint" and self.sums.colluders == -1:
+            return False
+        return all(
+            s.intent.private
+            and (s.intent.noise_share == 1.0 or s.intent.aggregation == Aggregation.SECURE)
+            for s in self.spends
+        )
 
-    @cached_property
+    @property
+    def sums(self) -> "Sums":
+        """How what was spent was added up."""
+        return sums_of([spend.intent for spend in self.spends])
+
+    @property
     def epsilon(self) -> float:
-        """Spent, by PLD and confirmed by PRV; infinite where there is no guarantee.
+        """Spent, by the figure that binds; infinite where there is no guarantee.
 
         Raises:
             PrivacyError: if the accountants disagree.
         """
-        return epsilon_checked(self.events, self.delta) if self.private else math.inf
+        return self.epsilon_alone if self.binds == "alone" else self.epsilon_joint
+
+    @cached_property
+    def epsilon_joint(self) -> float:
+        """Against the server and so many others as ``sums`` says, by PLD, confirmed by PRV."""
+        return self._epsilon("joint")
+
+    @cached_property
+    def epsilon_alone(self) -> float:
+        """Where everybody else is against this organisation, by PLD, confirmed by PRV."""
+        return self._epsilon("alone")
+
+    def _epsilon(self, binds: str) -> float:
+        if not replace(self, binds=binds).private:
+            return math.inf
+        return epsilon_checked(self.part(self.spends, binds), self.delta)
 
     @cached_property
     def epsilon_after_another_run(self) -> float:
@@ -82,6 +116,38 @@ class Account:
         if not self.private:
             return math.inf
         return epsilon_checked([*self.events, *self.last_run], self.delta)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """How releases of several organisations were added up.
+
+    Attributes:
+        secure, simulated, plain: how many releases: the server saw their sum alone; a noise for the
+            sum was simulated; it saw what each organisation sent.
+        least: fewest organisations in any secure sum; 0 without one.
+        colluders: other organisations that may join hands with the server before the joint figure
+            fails; -1 where it holds against no server; None where no noise was shared.
+    """
+
+    secure: int
+    simulated: int
+    plain: int
+    least: int
+    colluders: int | None
+
+
+def sums_of(intents: Sequence[Intent]) -> Sums:
+    """How the releases of intents were added up."""
+    secure = [i for i in intents if i.aggregation == Aggregation.SECURE]
+    simulated = sum(i.noise == Noise.SHARED for i in intents if i.aggregation != Aggregation.SECURE)
+    return Sums(
+        len(secure),
+        simulated,
+        len(intents) - len(secure) - simulated,
+        min((i.least_participants for i in secure), default=0),
+        withstood(intents),
+    )
 
 
 @dataclass(frozen=True)
@@ -106,9 +172,9 @@ class Contents:
     @property
     def accounts(self) -> list[Account]:
         """One for every budget: the one of all federations, or one each."""
-        budget = self.policy.budget
+        budget, binds = self.policy.budget, self.policy.trust.binds
         if budget.shared_by_federations:
-            return [Account(None, self.spends, budget.epsilon, budget.delta)]
+            return [Account(None, self.spends, budget.epsilon, budget.delta, binds)]
         asked = dict.fromkeys(spend.intent.federation for spend in self.spends)
         return [
             Account(
@@ -116,6 +182,7 @@ class Contents:
                 [spend for spend in self.spends if spend.intent.federation == name],
                 budget.epsilon,
                 budget.delta,
+                binds,
             )
             for name in asked
         ]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.config import StatisticsSection
-from shared.grid import grid_spacing
+from shared.grid import PLAIN_BITS, grid_spacing
 from shared.histories import PrivateHistories
 
 Floats = npt.NDArray[np.float64]
@@ -26,7 +26,7 @@ UNIT = 1.0 - 1e-12
 # Rows lie on this grid, so that a float64 sum of up to four million of them is exact: sums that
 # round would move by more than one user's row when that user goes (2 ** -30 of the sensitivity, the
 # grid of discrete noise too).
-SPACING = grid_spacing(1.0)
+SPACING = grid_spacing(1.0, PLAIN_BITS)
 # Bounds memory: a block's pairs, up to ``pair_window`` an interaction, are held together.
 INTERACTIONS_PER_BLOCK = 2**17
 AUTO_DEVIATIONS = 4.0

@@ -34,12 +34,31 @@ TRAIN = "train"
 EVALUATE = "evaluate"
 DELIVER_ADAPTER = "query.deliver_adapter"
 
+# A secure sum takes four messages; the third, the masked input, is the release's own.
+KEYS, SHARES, UNMASK = PHASES = ("keys", "shares", "unmask")
+# By the name of the mechanism, the message that asks for it.
+SUMMED = {
+    "popularity": POPULARITY,
+    "cooccurrence": COOCCURRENCE,
+    "step": TRAIN,
+    "evaluation": EVALUATE,
+}
+
+
+def phase_kind(phase: str, mechanism: str) -> str:
+    """Kind of the message that asks for a phase of a secure sum."""
+    return f"query.{phase}_{mechanism}"
+
+
+PHASE_OF = {phase_kind(phase, name): (phase, name) for phase in PHASES for name in SUMMED}
+
 # The calls of an agent's interface, and which messages each answers.
 CALLS = {
     "plan": (JOIN, PLAN),
     "statistics": (POPULARITY, COOCCURRENCE),
     "train": (TRAIN,),
     "evaluate": (EVALUATE,),
+    "aggregate": tuple(PHASE_OF),
     "deliver": (DELIVER_STATISTICS, DELIVER_ADAPTER),
 }
 

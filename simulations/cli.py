@@ -22,7 +22,14 @@ from shared.errors import DataError, RunError, TacitError
 from shared.files import organisations_directory
 from shared.sections import to_toml
 from simulations.bench.cli import bench_app
-from simulations.options import BaseName, ConfigFile, DataSource, Overrides, WarmStart
+from simulations.options import (
+    AggregationMode,
+    BaseName,
+    ConfigFile,
+    DataSource,
+    Overrides,
+    WarmStart,
+)
 from simulations.pretrain_cli import pretrain_command
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -71,6 +78,7 @@ def simulate(
     warm_start: WarmStart = None,
     epsilon: Annotated[float | None, typer.Option(help="Budget of each organisation.")] = None,
     noise: Annotated[str | None, typer.Option(help="own, shared or none.")] = None,
+    aggregation: AggregationMode = None,
     rounds: Annotated[int | None, typer.Option(help="Adapter rounds.")] = None,
     engine: Annotated[str | None, typer.Option(help="in-process or ray.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the experiment.")] = None,
@@ -96,6 +104,7 @@ def simulate(
         "model.warm_start": warm_start,
         "privacy.epsilon": epsilon,
         "privacy.noise": noise,
+        "aggregation.mode": aggregation,
         "training.rounds": rounds,
         "run.engine": engine,
         "run.seed": seed,

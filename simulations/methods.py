@@ -38,6 +38,7 @@ class Result:
         noise: ``own``, ``shared`` or ``none``.
         evaluation: on the test split.
         cold: on the users whose target the statistics' G does not cover; None where there are none.
+        aggregation: ``secure``, or ``plain`` where the server sees what each organisation sends.
     """
 
     method: str
@@ -45,6 +46,7 @@ class Result:
     noise: str
     evaluation: Evaluation
     cold: Evaluation | None = None
+    aggregation: str = "plain"
 
     @property
     def label(self) -> str:

@@ -23,3 +23,6 @@ WarmStart = Annotated[
 BaseName = Annotated[
     str | None, typer.Option("--base", help="minilm, smollm2, a directory or a hub id.")
 ]
+AggregationMode = Annotated[
+    str | None, typer.Option("--aggregation", help="secure or plain: what the server gets.")
+]

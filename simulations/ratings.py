@@ -67,6 +67,7 @@ def rating_lines(
         found = {
             "epsilon": epsilon,
             "noise": outcome.plan.noise.value,
+            "aggregation": outcome.plan.aggregation.value,
             "low": low,
             "high": high,
             "private": epsilon is not None and run_config.privacy.noise_seed < 0,

@@ -119,6 +119,9 @@ def guarantee(plan: PrivacyPlan, config: Config) -> records.GuaranteeRecord:
         epsilon=plan.epsilon,
         delta=plan.delta,
         noise=plan.noise.value,
+        aggregation=plan.aggregation.value,
+        least_participants=plan.least_participants,
+        colluders=plan.colluders,
         private=noisy and config.privacy.noise_seed < 0,
         sigma_popularity=sigma.get("popularity"),
         sigma_cooccurrence=sigma.get("cooccurrence"),
@@ -129,4 +132,5 @@ def guarantee(plan: PrivacyPlan, config: Config) -> records.GuaranteeRecord:
         epsilon_pld=epsilon_pld(events, plan.delta) if noisy else None,
         epsilon_prv=epsilon_prv(events, plan.delta) if noisy else None,
         epsilon_rdp=epsilon_rdp(events, plan.delta) if noisy else None,
+        epsilon_alone=plan.spent(binds="alone") if noisy else None,
     )

@@ -21,6 +21,7 @@ Size = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 RunName = Literal["private", "noise_free"]
 NoiseName = Literal["own", "shared", "none"]
+AggregationName = Literal["plain", "secure"]
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -53,7 +54,10 @@ class GuaranteeRecord(Line):
     """What the run promises; the sigmas are noise multipliers, None where there is no such release.
 
     ``private`` is False without noise, and where the noise came from a seed. ``epsilon`` is the
-    budget, ``epsilon_pld`` and the two beside it what the accountants say that the plan costs.
+    budget, ``epsilon_pld`` and the two beside it what the accountants say that the plan costs: all
+    these are joint, against a server that sees the sum and at most ``colluders`` organisations.
+    ``epsilon_alone`` is what holds where all other organisations help it. Of a secure sum
+    ``least_participants`` are the fewest organisations in it.
     """
 
     event: Literal["guarantee"] = "guarantee"
@@ -62,6 +66,9 @@ class GuaranteeRecord(Line):
     epsilon: Epsilon
     delta: Share
     noise: NoiseName
+    aggregation: AggregationName
+    least_participants: Count
+    colluders: Count
     private: bool
     sigma_popularity: Size | None
     sigma_cooccurrence: Size | None
@@ -72,6 +79,7 @@ class GuaranteeRecord(Line):
     epsilon_pld: Epsilon
     epsilon_prv: Epsilon
     epsilon_rdp: Epsilon
+    epsilon_alone: Epsilon
 
 
 class RoundRecord(Line):
@@ -119,6 +127,7 @@ class ResultRecord(Line):
     label: str
     epsilon: Epsilon
     noise: NoiseName
+    aggregation: AggregationName = "plain"
     hr: Share
     hr_se: Size
     ndcg: Share
@@ -154,6 +163,7 @@ class RatingRecord(Line):
     label: str
     epsilon: Epsilon
     noise: NoiseName
+    aggregation: AggregationName = "plain"
     users: Count
     rmse: Size
     mae: Size
@@ -175,7 +185,10 @@ class ComparisonRecord(Line):
 
 
 class ReleaseSummary(Line):
-    """A kind of release that left an organisation ``times`` times; ``bytes`` is their sum."""
+    """A kind of release that left an organisation ``times`` times; ``bytes`` is their sum.
+
+    ``protocol`` are keys and shares of secure sums, which are no function of the data.
+    """
 
     what: str
     times: Count
@@ -187,6 +200,8 @@ class OrganisationRecord(Line):
     """An organisation's budget and releases at the end of the run.
 
     ``epsilon_before`` was spent before the run began; the other figures are of the whole ledger.
+    ``epsilon_spent`` is the figure that the budget binds, ``epsilon_alone`` what holds where all
+    other organisations help the server.
     """
 
     event: Literal["organisation"] = "organisation"
@@ -194,6 +209,7 @@ class OrganisationRecord(Line):
     declared_users: Count
     epsilon_before: Epsilon = None
     epsilon_spent: Epsilon
+    epsilon_alone: Epsilon
     epsilon_budget: Epsilon
     delta: Share
     releases: tuple[ReleaseSummary, ...]

@@ -44,6 +44,11 @@ FILTERS = (
     "compared",
     "release",
     "rating_protection",
+    "sums",
+    "noise",
+    "joint",
+    "alone",
+    "left",
 )
 RUNS: dict[RunName, tuple[str, str]] = {
     "private": ("This run", "--private"),
@@ -150,6 +155,7 @@ def _context(records: Sequence[Record], cutoff: int) -> dict[str, object]:
         "data_sentence": None if dataset is None else report_words.data_sentence(dataset),
         "guarantee_sentence": report_words.guarantee_sentence(guarantee),
         "warning": report_words.warning(guarantee),
+        "secure_limits": () if guarantee is None else report_words.secure_limits(guarantee),
         "headline": next((m for m in methods if m.result.method == "federation"), None),
         "methods": methods,
         "comparisons": _latest(records, ComparisonRecord, lambda r: (r.a, r.b, r.metric)),

@@ -4,6 +4,12 @@ from shared.words import delta_text, epsilon_text, plural
 from simulations.records import DatasetRecord, GuaranteeRecord, RatingRecord, ResultRecord
 
 FEDERATED = ("statistics", "texts", "adapter", "federation")
+SUM_WORDS = {
+    ("own", "plain"): "",
+    ("own", "secure"): ", secure sums",
+    ("shared", "plain"): ", one noise for a simulated sum",
+    ("shared", "secure"): ", one noise for secure sums",
+}
 
 
 def signed_text(value: float) -> str:
@@ -50,7 +56,7 @@ def protection_text(result: ResultRecord) -> str:
         return "not trained"
     if not result.private and result.method not in FEDERATED:
         return "none: histories pooled"
-    return _noise_text(result)
+    return _row_text(result)
 
 
 def rating_protection_text(rating: RatingRecord) -> str:
@@ -59,13 +65,13 @@ def rating_protection_text(rating: RatingRecord) -> str:
         return "stays with the user"
     if rating.method == "global_mean":
         return "none: ratings pooled"
-    return _noise_text(rating)
+    return _row_text(rating)
 
 
-def _noise_text(record: ResultRecord | RatingRecord) -> str:
+def _row_text(record: ResultRecord | RatingRecord) -> str:
     if record.private:
-        simulated = ", one noise for the sum" if record.noise == "shared" else ""
-        return f"ε = {epsilon_text(record.epsilon)}{simulated}"
+        how = SUM_WORDS[record.noise, record.aggregation]
+        return f"ε = {epsilon_text(record.epsilon)}{how}"
     return "none: no noise" if record.noise == "none" else "none: noise can be repeated"
 
 
@@ -82,6 +88,7 @@ def release_text(what: str) -> str:
         "popularity": "Popularity",
         "cooccurrence": "Co-occurrence",
         "step": "Adapter updates",
+        "protocol": "Keys and shares",
     }.get(what, what.replace("_", " ").capitalize())
 
 
@@ -102,11 +109,83 @@ def guarantee_sentence(guarantee: GuaranteeRecord | None) -> str:
     if not guarantee.private or guarantee.epsilon is None:
         return "What left them carries no privacy guarantee."
     what = "The sum of what they sent" if guarantee.noise == "shared" else "What left them"
+    if guarantee.aggregation == "secure":
+        what = "The sum of what they sent, of which the server saw nothing else,"
     return (
         f"{what} is differentially private for every single user: it would look almost the "
         f"same had any one of them never been there (ε\N{NBSP}=\N{NBSP}"
         f"{epsilon_text(guarantee.epsilon)}, δ\N{NBSP}=\N{NBSP}{delta_text(guarantee.delta)}; "
         f"unit: {guarantee.unit}; adjacency: {guarantee.adjacency})."
+    )
+
+
+def sums_text(guarantee: GuaranteeRecord) -> str:
+    """How the organisations' sums reached the server, and what it saw of them."""
+    if guarantee.aggregation == "secure":
+        return (
+            f"masked: the server saw only sums of at least {guarantee.least_participants} "
+            "organisations, never what one of them sent"
+        )
+    if guarantee.noise == "shared":
+        return "added up by this one process, which stands in for somebody whom all trust"
+    noised = "" if guarantee.noise == "none" else ", with all of its noise"
+    return f"as they are: the server saw what each organisation sent{noised}"
+
+
+def noise_text(guarantee: GuaranteeRecord) -> str:
+    """Who added the noise, in words."""
+    if guarantee.noise == "none":
+        return "none"
+    if guarantee.noise == "own":
+        return "every organisation adds all of its own"
+    if guarantee.aggregation == "plain":
+        return "once, for the sum over organisations (simulated)"
+    counted = guarantee.least_participants - guarantee.colluders
+    return f"once, for the sum: the shares of any {counted} organisations are all of it"
+
+
+def left_text(guarantee: GuaranteeRecord | None) -> str:
+    """In what form the releases left, as the beginning of a sentence."""
+    if guarantee is not None and guarantee.aggregation == "secure":
+        return (
+            "Nothing but these releases left: statistics and updates noised and masked, so that "
+            "only their sum can be read, and keys and shares, which are made without the data"
+        )
+    full = guarantee is not None and guarantee.noise == "own"
+    form = "every one with" if full else "without"
+    return f"Nothing but these releases left, {form} the organisation's full noise"
+
+
+def joint_text(guarantee: GuaranteeRecord) -> str:
+    """Against whom the run's epsilon holds, where the noise is that of a sum."""
+    if guarantee.aggregation == "plain":
+        return f"{epsilon_text(guarantee.epsilon)}, against whoever sees the sum alone"
+    helpers = plural(guarantee.colluders, "organisation")
+    return f"{epsilon_text(guarantee.epsilon)}, against the server with up to {helpers} on its side"
+
+
+def alone_text(guarantee: GuaranteeRecord) -> str:
+    """What an organisation's own noise is worth, where the noise is that of a sum."""
+    against = "against the server with all other organisations on its side"
+    if guarantee.aggregation == "plain":
+        against = "against whoever sees the part of one organisation"
+    return f"{epsilon_text(guarantee.epsilon_alone)}, {against}"
+
+
+def secure_limits(guarantee: GuaranteeRecord) -> tuple[str, ...]:
+    """What secure sums do not protect against, one sentence each."""
+    if guarantee.aggregation != "secure":
+        return ()
+    rises = (
+        f"More than {plural(guarantee.colluders, 'organisation')} on the server's side: ε rises "
+        f"with each further one, to {epsilon_text(guarantee.epsilon_alone)} with all others there.",
+    )
+    return (
+        *(rises if guarantee.noise == "shared" else ()),
+        "A server that invents organisations: an agent counts only those whose keys its policy "
+        "names, and the policies of a simulation name none.",
+        "Whoever runs this simulation: one process plays the server and all organisations. It "
+        "runs the protocol and hides nothing from itself.",
     )
 
 
@@ -128,11 +207,12 @@ def warning(guarantee: GuaranteeRecord | None) -> tuple[str, str] | None:
             "The noise of this run can be repeated by whoever knows its seed, and so be taken off "
             "again. Leave privacy.noise_seed at -1 for a run that is private.",
         )
-    if guarantee.noise == "shared":
+    if guarantee.noise == "shared" and guarantee.aggregation == "plain":
         return (
             "Simulated trusted sum",
             "The noise was added once, to the sum over all organisations. The guarantee holds only "
             "where nobody sees a single organisation's part: a trusted third party or secure "
-            "aggregation. This run has neither; it simulates one.",
+            "aggregation. This run has neither; it simulates one. With aggregation.mode = secure "
+            "it would have the second.",
         )
     return None

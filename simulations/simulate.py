@@ -36,6 +36,7 @@ from simulations.tables import (
     print_stages,
 )
 from simulations.timing import stage_shares, timed_rounds
+from simulations.variants import with_sections
 from simulations.world import World, build_world
 
 BASELINES = ("zero_shot", "popularity", "item_knn")
@@ -146,9 +147,12 @@ def check_directory(config: Config, directory: Path, resume: bool) -> None:
 
 def without_noise(config: Config) -> Config:
     """The same federation with no noise and so no guarantee, in organisations of its own."""
-    privacy = config.privacy.model_copy(update={"noise": "none"})
-    run = config.run.model_copy(update={"organisations": ""})
-    return config.model_copy(update={"privacy": privacy, "run": run})
+    return with_sections(
+        config,
+        privacy={"noise": "none"},
+        aggregation={"mode": "plain"},
+        run={"organisations": ""},
+    )
 
 
 def announce(world: World, config: Config, console: Console, path: Path) -> None:
@@ -193,7 +197,8 @@ def evaluate_all(
                 found = federated(world, method, world.test, scores)
                 cold = cold_slice(world, found, scores)
                 plan = outcome.plan
-                results.append(Result(method, plan.epsilon, plan.noise.value, found, cold))
+                summed = plan.aggregation.value
+                results.append(Result(method, plan.epsilon, plan.noise.value, found, cold, summed))
                 stage.at(len(results))
     return results
 
@@ -206,6 +211,7 @@ def result_record(result: Result, config: Config, plan: PrivacyPlan) -> records.
         label=result.label,
         epsilon=result.epsilon,
         noise=result.noise,
+        aggregation=result.aggregation,
         hr=found.hr,
         hr_se=found.standard_error("hr"),
         ndcg=found.ndcg,
@@ -249,13 +255,14 @@ def organisation_records(
         judgement = json.loads((folder / "judgement.json").read_text())
         before = float(judgement["epsilon_now"])
         with open_ledger(folder) as ledger:
-            spent, policy = ledger.spent(), ledger.policy
+            spent, alone, policy = ledger.spent(), ledger.spent("alone"), ledger.policy
             made.append(
                 records.OrganisationRecord(
                     name=policy.organisation.name,
                     declared_users=policy.organisation.declared_users,
                     epsilon_before=before if math.isfinite(before) else None,
                     epsilon_spent=spent if math.isfinite(spent) else None,
+                    epsilon_alone=alone if math.isfinite(alone) else None,
                     epsilon_budget=policy.budget.epsilon,
                     delta=policy.budget.delta,
                     releases=release_summaries(ledger),
@@ -265,8 +272,8 @@ def organisation_records(
 
 
 def release_summaries(ledger: Ledger) -> tuple[records.ReleaseSummary, ...]:
-    """Every noised release by a ledger, one line per mechanism."""
-    releases = [r for r in ledger.releases() if r.intent]
+    """Everything with arrays that left by a ledger, one line per mechanism."""
+    releases = [release for release in ledger.releases() if release.arrays]
     sigma: dict[str, float] = {}
     for intent in ledger.intents():
         name = intent.mechanism
@@ -276,7 +283,7 @@ def release_summaries(ledger: Ledger) -> tuple[records.ReleaseSummary, ...]:
             what=what,
             times=sum(r.mechanism == what for r in releases),
             bytes=sum(r.size_bytes for r in releases if r.mechanism == what),
-            sigma=sigma[what],
+            sigma=sigma.get(what),
         )
         for what in dict.fromkeys(r.mechanism for r in releases)
     )

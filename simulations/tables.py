@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.config import Config
-from shared.plan import PrivacyPlan
+from shared.plan import Aggregation, Noise, PrivacyPlan
 from shared.words import thousandths_text
 from simulations.methods import Result
 from simulations.records import (
@@ -18,7 +18,12 @@ from simulations.records import (
 from simulations.report_words import FEDERATED
 from simulations.timing import StageShare
 
-NOISE_WORDS = {"own": "own noise", "shared": "noise once, simulated"}
+NOISE_WORDS = {
+    ("own", "plain"): "own noise",
+    ("own", "secure"): "own noise, secure sums",
+    ("shared", "plain"): "noise once, simulated",
+    ("shared", "secure"): "noise once, secure sums",
+}
 
 
 def print_results(console: Console, results: Sequence[Result], config: Config) -> None:
@@ -50,7 +55,7 @@ def privacy_words(result: Result) -> str:
     if result.epsilon is None:
         central = result.method not in FEDERATED
         return "none, data pooled" if central and result.method != "zero_shot" else "none"
-    return f"epsilon {result.epsilon:g}, {NOISE_WORDS[result.noise]}"
+    return f"epsilon {result.epsilon:g}, {NOISE_WORDS[result.noise, result.aggregation]}"
 
 
 def print_ratings(console: Console, ratings: Sequence[RatingRecord]) -> None:
@@ -85,14 +90,14 @@ def rating_privacy_words(record: RatingRecord) -> str:
     if record.method == "rating_head":
         if record.epsilon is None:
             return "none"
-        return f"epsilon {record.epsilon:g}, {NOISE_WORDS[record.noise]}"
+        return f"epsilon {record.epsilon:g}, {NOISE_WORDS[record.noise, record.aggregation]}"
     return "none, data pooled" if record.method == "global_mean" else "stays with the user"
 
 
 def print_organisations(
     console: Console, organisations: Sequence[OrganisationRecord], plan: PrivacyPlan
 ) -> None:
-    """What each organisation spent and what left it."""
+    """What each organisation spent and what left it, and against whom that holds."""
     table = Table(title=f"Budget by organisation (unit: user; {plan.adjacency.value})")
     for name in (
         "Organisation",
@@ -100,6 +105,7 @@ def print_organisations(
         "Epsilon before",
         "spent",
         "of",
+        "alone",
         "delta",
         "Releases",
         "kB sent",
@@ -114,11 +120,31 @@ def print_organisations(
             "-" if before is None else thousandths_text(before),
             "no bound" if spent is None else thousandths_text(spent),
             "-" if budget is None else f"{budget:g}",
+            "no bound" if record.epsilon_alone is None else thousandths_text(record.epsilon_alone),
             f"{record.delta:.1e}",
             str(sum(release.times for release in record.releases)),
             f"{sum(release.bytes for release in record.releases) / 1000:,.0f}",
         )
     console.print(table)
+    console.print(f"  {sums_sentence(plan)}", highlight=False)
+
+
+def sums_sentence(plan: PrivacyPlan) -> str:
+    """What the server saw of the organisations, and against whom the two epsilons hold."""
+    if plan.aggregation is Aggregation.PLAIN:
+        if plan.noise is Noise.SHARED:
+            return (
+                "One noise for a sum that this process took: epsilon spent holds where nobody sees "
+                "the part of one organisation, alone where somebody does."
+            )
+        return "The server saw what each organisation sent."
+    seen = f"The server saw only sums of at least {plan.least_participants} organisations"
+    if plan.noise is not Noise.SHARED:
+        return f"{seen}."
+    return (
+        f"{seen}. Epsilon spent holds against it with up to {plan.colluders} of them on its side, "
+        "alone with all others there; in a simulation one process plays them all."
+    )
 
 
 def print_private_evaluation(console: Console, record: PrivateEvaluationRecord) -> None:

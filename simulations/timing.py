@@ -19,6 +19,7 @@ LABELS = {
     "vectors": "Item vectors",
     "ledger": "Ledgers, synced to disk",
     "signatures": "Signatures",
+    "masks": "Masks of secure sums",
     "serialise": "Packing and reading messages",
     "checks": "Checks of what leaves and of what comes",
     "files": "Kept answers, checkpoints, heads",

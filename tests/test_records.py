@@ -33,6 +33,7 @@ RECORDS: list[Record] = [
         name="org-1",
         declared_users=2,
         epsilon_spent=1.0,
+        epsilon_alone=1.5,
         epsilon_budget=8.0,
         delta=1e-5,
         releases=(ReleaseSummary(what="popularity", times=1, bytes=24, sigma=2.0),),
@@ -128,11 +129,12 @@ def test_an_infinite_epsilon_is_written_as_no_bound() -> None:
         name="a",
         declared_users=1,
         epsilon_spent=math.inf,
+        epsilon_alone=math.inf,
         epsilon_budget=8.0,
         delta=0.1,
         releases=(),
     )
-    assert record.epsilon_spent is None
+    assert (record.epsilon_spent, record.epsilon_alone) == (None, None)
 
 
 def test_a_figure_that_is_no_number_is_refused() -> None:

@@ -1,6 +1,7 @@
 """The run report: complete, self-contained, escaped, loud where there is no guarantee."""
 
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from shared.errors import ConfigError, RunError
 from shared.sections import to_toml
 from shared.words import bytes_text, delta_text, epsilon_text
 from simulations.records import (
+    AggregationName,
     ComparisonRecord,
     DatasetRecord,
     EvaluationRecord,
@@ -49,13 +51,19 @@ def _dataset() -> DatasetRecord:
     )
 
 
-def _guarantee(noise: NoiseName = "own", private: bool = True) -> GuaranteeRecord:
+def _guarantee(
+    noise: NoiseName = "own", private: bool = True, aggregation: AggregationName = "plain"
+) -> GuaranteeRecord:
+    secure = aggregation == "secure"
     return GuaranteeRecord(
         unit="user",
         adjacency="add or remove one user",
         epsilon=None if noise == "none" else 8.0,
         delta=5.34e-4,
         noise=noise,
+        aggregation=aggregation,
+        least_participants=7 if secure else 1,
+        colluders=1 if secure else 0,
         private=private,
         sigma_popularity=1.62,
         sigma_cooccurrence=0.81,
@@ -66,6 +74,7 @@ def _guarantee(noise: NoiseName = "own", private: bool = True) -> GuaranteeRecor
         epsilon_pld=7.9123,
         epsilon_prv=7.9456,
         epsilon_rdp=9.1234,
+        epsilon_alone=27.3422 if noise == "shared" else 7.9123,
     )
 
 
@@ -92,6 +101,7 @@ def _organisation(name: str, size_bytes: int = 13_456) -> OrganisationRecord:
         name=name,
         declared_users=118,
         epsilon_spent=6.0,
+        epsilon_alone=6.0,
         epsilon_budget=8.0,
         delta=5.34e-4,
         releases=(
@@ -164,7 +174,7 @@ def _text(page: str, with_charts: bool = False) -> str:
     """What a reader sees, with plain signs and single spaces: no style, no tags."""
     unseen = "style|head" if with_charts else "style|head|svg"
     page = re.sub(rf"<({unseen})\b.*?</\1>", " ", page, flags=re.DOTALL)
-    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    text = unescape(" ".join(re.sub(r"<[^>]+>", " ", page).split()))
     for sign, plain in PLAIN.items():
         text = text.replace(sign, plain)
     return text
@@ -304,6 +314,73 @@ def test_a_run_without_a_full_guarantee_has_a_banner(
     banner = _text(page[page.index('role="alert"') - 30 : page.index('<dl class="tiles">')])
     assert heading in banner
     assert sentence in banner
+
+
+SECURE = [
+    "The sum of what they sent, of which the server saw nothing else, is differentially private",
+    "ε = 8, δ = 5.4 x 10⁻⁴; unit: user",
+    "Joint epsilon 8, against the server with up to 1 organisation on its side",
+    "Epsilon alone 27.343, against the server with all other organisations on its side",
+    "Sums masked: the server saw only sums of at least 7 organisations, never what one of them",
+    "Noise once, for the sum: the shares of any 6 organisations are all of it",
+    "More than 1 organisation on the server's side: ε rises with each further one, to 27.343",
+    "A server that invents organisations: an agent counts only those whose keys its policy names",
+    "one process plays the server and all organisations",
+    "Federation private: ε = 8, one noise for secure sums",
+    "noised and masked, so that only their sum can be read, and keys and shares",
+    "6 of 8; 21.001 with all others on the server's side",
+    "Keys and shares",
+    "9.6 kB 81x 2.5 MB",
+]
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a run with secure sums."""
+    found = _result("federation", "Federation", 0.073, "shared")
+    house = _organisation("org-1")
+    kept = ReleaseSummary(what="protocol", times=81, bytes=9_600, sigma=None)
+    house = house.model_copy(update={"epsilon_alone": 21.0003, "releases": (*house.releases, kept)})
+    records: list[Record] = [
+        _dataset(),
+        _guarantee("shared", aggregation="secure"),
+        found.model_copy(update={"aggregation": "secure"}),
+        house,
+    ]
+    return _page(tmp_path_factory.mktemp("secure"), records)
+
+
+@pytest.mark.parametrize("sentence", SECURE)
+def test_a_run_with_secure_sums_says_what_they_protect_against(secure: str, sentence: str) -> None:
+    assert sentence in _text(secure)
+
+
+def test_a_run_with_secure_sums_has_no_banner_and_no_word_of_a_simulated_sum(secure: str) -> None:
+    assert 'role="alert"' not in secure
+    assert "simulated" not in _text(secure[: secure.index("<details>")])
+
+
+def test_a_run_with_plain_sums_promises_nothing_of_secure_ones(tmp_path: Path, whole: str) -> None:
+    simulated = _text(_page(tmp_path, [_guarantee("shared")]))
+    assert "Epsilon alone 27.343, against whoever sees the part of one organisation" in simulated
+    assert "Sums added up by this one process, which stands in for somebody" in simulated
+    for text in (simulated, _text(whole)):
+        assert "masked" not in text
+        assert "invents organisations" not in text
+        assert "on the server's side" not in text
+    assert "the server saw what each organisation sent, with all of its noise" in _text(whole)
+    assert "Epsilon alone" not in _text(whole)
+
+
+def test_own_noise_in_secure_sums_is_not_weakened_by_those_who_help_the_server(
+    tmp_path: Path,
+) -> None:
+    text = _text(_page(tmp_path, [_guarantee("own", aggregation="secure")]))
+    assert "Noise every organisation adds all of its own" in text
+    assert "the server saw only sums of at least 7 organisations" in text
+    assert "Epsilon alone" not in text
+    assert "ε rises" not in text
+    assert "invents organisations" in text
 
 
 def test_a_run_that_is_not_private_claims_no_epsilon_in_its_heading(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 from pydantic import BaseModel, Field
 
 from client.serving.ledger_view import Reading
-from shared.accounting import epsilon_coarse, merged
+from shared.accounting import epsilon_coarse
 from shared.departures import Denial, Departure
 from shared.spending import Account, Contents, Spend, running_epsilons
 
@@ -32,6 +32,19 @@ class Budget(BaseModel):
     epsilon: float | None = Field(description="None: the policy sets none.")
     spent: float | None = Field(description="None: there is no bound; noise was missing.")
     remaining: float | None
+    binds: str = Field(description="The figure that spent is: joint or alone.")
+    joint: float | None = Field(
+        description="Epsilon against the server and so many others as colluders says."
+    )
+    alone: float | None = Field(
+        description="Epsilon where everybody else is against this organisation."
+    )
+    colluders: int | None = Field(
+        description="Other organisations that may join hands with the server before joint fails; "
+        "None: no noise was shared, and joint and alone are one."
+    )
+    secure: int = Field(description="Releases of which the server saw nothing but a sum.")
+    least_participants: int = Field(description="Fewest organisations in such a sum.")
     points: list[Point]
 
 
@@ -64,7 +77,9 @@ class Left(BaseModel):
     run: str
     round: str
     kind: str
-    mechanism: MechanismLine | None = Field(description="None: public fields alone.")
+    mechanism: MechanismLine | None = Field(
+        description="None: public fields, or keys and shares of a secure sum."
+    )
     arrays: list[str]
     fields: list[str]
     size_bytes: int
@@ -90,6 +105,7 @@ class Privacy(BaseModel):
     adjacency: str
     delta: float
     purpose: str
+    members: int = Field(description="Public keys that count as participants of secure sums.")
     budgets: list[Budget]
     runs: list[RunCost]
     releases: list[Left] = Field(description=f"The newest {MOST_LINES}, newest first.")
@@ -113,6 +129,7 @@ def privacy_of(reading: Reading) -> Privacy:
         adjacency=contents.opening.adjacency,
         delta=contents.policy.budget.delta,
         purpose=contents.opening.purpose,
+        members=len(contents.policy.trust.members),
         budgets=[_budget(account) for account in contents.accounts],
         runs=_runs(contents),
         releases=[
@@ -127,27 +144,35 @@ def privacy_of(reading: Reading) -> Privacy:
 
 
 def _budget(account: Account) -> Budget:
-    spent = account.epsilon if math.isfinite(account.epsilon) else None
+    spent = _finite(account.epsilon)
     remaining = None
     if spent is not None and account.budget is not None:
         remaining = max(0.0, account.budget - spent)
+    sums = account.sums
     return Budget(
         federation=account.federation,
         epsilon=account.budget,
         spent=spent,
         remaining=remaining,
+        binds=account.binds,
+        joint=_finite(account.epsilon_joint),
+        alone=_finite(account.epsilon_alone),
+        colluders=sums.colluders,
+        secure=sums.secure,
+        least_participants=sums.least,
         points=[] if spent is None else _points(account, spent),
     )
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if math.isfinite(epsilon) else None
 
 
 def _points(account: Account, spent: float) -> list[Point]:
     spends = account.spends
     parts = min(len(spends), MOST_POINTS)
     ends = [len(spends) * part // parts for part in range(parts + 1)] if parts else [0]
-    chunks = [
-        merged(spend.intent.event() for spend in spends[start:end])
-        for start, end in itertools.pairwise(ends)
-    ]
+    chunks = [account.part(spends[start:end]) for start, end in itertools.pairwise(ends)]
     # The coarse grid's last thousandth is not shown: the figure that binds is the last point.
     epsilons = [min(e, spent) for e in running_epsilons(chunks, account.delta)]
     epsilons[-1:] = [spent] if epsilons else []
@@ -165,14 +190,13 @@ def _points(account: Account, spent: float) -> list[Point]:
 
 
 def _runs(contents: Contents) -> list[RunCost]:
-    delta = contents.policy.budget.delta
+    delta, binds = contents.policy.budget.delta, contents.policy.trust.binds
     by_run: dict[str, list[Spend]] = {}
     for spend in contents.spends:
         by_run.setdefault(spend.intent.run, []).append(spend)
     found = []
     for run, spends in by_run.items():
-        private = Account(None, spends, None, delta).private
-        events = merged(spend.intent.event() for spend in spends)
+        account = Account(None, spends, None, delta, binds)
         found.append(
             RunCost(
                 run=run,
@@ -181,7 +205,7 @@ def _runs(contents: Contents) -> list[RunCost]:
                 last=spends[-1].at,
                 releases=len(spends),
                 size_bytes=sum(release.size_bytes for s in spends for release in s.releases),
-                epsilon=epsilon_coarse(events, delta) if private else None,
+                epsilon=epsilon_coarse(account.events, delta) if account.private else None,
             )
         )
     return found
@@ -190,8 +214,9 @@ def _runs(contents: Contents) -> list[RunCost]:
 def _left(departure: Departure, spend: Spend | None) -> Left:
     release = departure.release
     intent = None if spend is None else spend.intent
-    # A request is named run/round/kind; what a reply of public fields belongs to stands only there.
-    run, number, kind = (["", "", *departure.request.rsplit("/", 2)])[-3:]
+    # A request is named run/round/kind, a further attempt has its number behind; what a reply
+    # without an intent belongs to stands only there.
+    run, number, kind = [*departure.request.split("/"), "", ""][:3]
     return Left(
         record=departure.record,
         time=departure.at,

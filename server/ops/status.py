@@ -20,6 +20,10 @@ from shared.keys import SigningKey
 
 UNKNOWN = "unknown"
 
+Planned = tuple[float | None, float | None, str, str, int, int]
+
+NO_PLAN: Planned = (None, None, "", "", 0, 0)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -32,6 +36,8 @@ class Run:
         details: why, where it did not complete.
         epsilon, delta: of its plan; None before there is one, and without noise.
         plan: its hash; empty before there is one.
+        aggregation: ``secure``, ``plain``, or empty before there is a plan.
+        least_participants, colluders: of a secure sum, by the plan.
         last: its newest event.
     """
 
@@ -42,7 +48,20 @@ class Run:
     epsilon: float | None
     delta: float | None
     plan: str
+    aggregation: str
+    least_participants: int
+    colluders: int
     last: dict[str, Any] | None
+
+    @property
+    def sums(self) -> str:
+        """What the server sees of the organisations, in words; empty before there is a plan."""
+        if self.aggregation != "secure":
+            return self.aggregation and "the server sees what each organisation sends"
+        return (
+            f"the server sees only sums of at least {self.least_participants} organisations, with "
+            f"up to {self.colluders} of them on its side"
+        )
 
 
 @dataclass(frozen=True)
@@ -89,6 +108,9 @@ class Status:
                     "epsilon": run.epsilon,
                     "delta": run.delta,
                     "plan": run.plan,
+                    "aggregation": run.aggregation,
+                    "least_participants": run.least_participants,
+                    "colluders": run.colluders,
                     "last_event": run.last,
                 }
                 for run in self.runs
@@ -112,7 +134,7 @@ def status_of(folder: Folder) -> Status:
     found = [_run(path, known) for path in folder.runs()]
     ours = {number for path in folder.runs() for number in flower_numbers(path)}
     strange = [
-        Run("", run.number, run.status, run.details, None, None, "", None)
+        Run("", run.number, run.status, run.details, *NO_PLAN, None)
         for run in known.values()
         if run.number not in ours
     ]
@@ -177,9 +199,8 @@ def _runs(console: Console, found: list[Run]) -> None:
         number = "" if run.flower_run is None else f" (Flower's run {run.flower_run})"
         _say(console, f"Run {run.name or 'of another origin'}: {run.state}{number}", "bold")
         if run.epsilon is not None:
-            _say(
-                console, f"  plan {run.plan[:12]}: epsilon {run.epsilon:g} at delta {run.delta:.2g}"
-            )
+            plan = f"plan {run.plan[:12]}: epsilon {run.epsilon:g} at delta {run.delta:.2g}"
+            _say(console, f"  {plan}; {run.sums}")
         if run.last is not None:
             _say(console, f"  {sentence(run.last)}")
         elif run.details:
@@ -197,17 +218,18 @@ def _run(directory: Path, known: dict[int, FlowerRun]) -> Run:
         state, details = "finished:completed", ""
     else:
         state, details = UNKNOWN if numbers else "never submitted", ""
-    epsilon, delta, plan = _plan(directory / "plan.json")
-    return Run(directory.name, number, state, details, epsilon, delta, plan, last)
+    return Run(directory.name, number, state, details, *_plan(directory / "plan.json"), last)
 
 
-def _plan(path: Path) -> tuple[float | None, float | None, str]:
+def _plan(path: Path) -> Planned:
+    """Epsilon, delta, hash, aggregation, least participants and colluders of a run's plan."""
     if not path.exists():
-        return None, None, ""
+        return NO_PLAN
     try:
         stored = json.loads(path.read_text())
         plan = json.loads(stored["plan"])
-        return plan["epsilon"], plan["delta"], stored["sha256"]
+        figures = plan["aggregation"], plan["least_participants"], plan["colluders"]
+        return plan["epsilon"], plan["delta"], stored["sha256"], *figures
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: cannot be read as a plan ({error!r})") from error
 

@@ -178,10 +178,10 @@ def _send(folder: Folder, directory: Path, config: Config, say: Say) -> int:
 
 
 def _deployable(config: Config) -> Config:
-    if config.privacy.noise == "shared":
+    if config.privacy.noise == "shared" and config.aggregation.mode == "plain":
         raise ConfigError(
-            "privacy.noise = shared simulates a trusted sum that a federation does not have; set "
-            "privacy.noise=own"
+            "privacy.noise = shared simulates a trusted sum where aggregation.mode = plain, and a "
+            "federation has none; set aggregation.mode=secure or privacy.noise=own"
         )
     # The ServerApp runs in another folder than this command.
     changed: dict[str, Any] = {}

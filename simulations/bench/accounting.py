@@ -104,9 +104,20 @@ def before_a_round(rounds: int, settings: int, delta: float) -> list[AccountingR
 
 
 def _intent(event: Event, run: str, number: int) -> Intent:
-    rate, sigma, count = event.sampling_rate, event.noise_multiplier, event.count
-    release = (rate, sigma, 1.0, 1.0, count, "own", "gaussian", True)
-    return Intent(run, number, "", "step", *release, "", "", "", "", "", 0)
+    step = Mechanism("step", event.sampling_rate, event.noise_multiplier, 1.0)
+    plan = PrivacyPlan(None, None, step, None, STEPS, 1e-5, None, Noise.OWN)
+    unsaid = dict.fromkeys(("federation", "adapter_before", "policy", "population", "code"), "")
+    return Intent.of(
+        step,
+        plan,
+        event.count,
+        run=run,
+        round=number,
+        participants=(),
+        secret_randomness=True,
+        canaries=0,
+        **unsaid,
+    )
 
 
 def made_up_ledger(rounds: int, settings: int, mu: float) -> Events:

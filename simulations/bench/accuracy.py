@@ -14,6 +14,7 @@ from shared.metrics import Evaluation, paired_bootstrap
 from shared.splits import Split
 from simulations.federate import federate, outcome_scorer
 from simulations.methods import LABELS, baseline, cold_slice, federated
+from simulations.variants import with_sections
 from simulations.world import World, build_world
 
 BASELINES = ("popularity", "item_knn", "ease", "sasrec", "zero_shot")
@@ -29,6 +30,7 @@ class AccuracyRow:
             federation, which leave some of it to the adapter.
         epsilon: None without noise.
         noise: ``own``, ``shared`` or ``none``.
+        aggregation: ``secure`` or ``plain``.
         data, protocol: what was ranked.
         hr10, ndcg10: means over seeds.
         hr10_se, ndcg10_se: standard error over users, of one draw.
@@ -41,6 +43,7 @@ class AccuracyRow:
     part: str
     epsilon: float | None
     noise: str
+    aggregation: str
     data: str
     protocol: str
     hr10: float
@@ -72,21 +75,30 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Setting:
-    """A noise setting to measure."""
+    """A noise setting to measure.
+
+    Attributes:
+        noise: ``own``, ``shared`` or ``none``.
+        epsilon: None without noise.
+        aggregation: ``secure``, or ``plain``, which simulates a trusted sum where noise is shared.
+    """
 
     noise: str
     epsilon: float | None
+    aggregation: str = "plain"
 
     def configure(self, config: Config, seed: int) -> Config:
-        """The configuration of one draw."""
-        privacy = {"noise": self.noise}
-        if self.epsilon is not None:
-            privacy["epsilon"] = self.epsilon  # type: ignore[assignment]
-        return config.model_copy(
-            update={
-                "privacy": config.privacy.model_copy(update=privacy),
-                "run": config.run.model_copy(update={"seed": seed}),
-            }
+        """The configuration of one draw.
+
+        Raises:
+            ConfigError: if it does not go with secure sums.
+        """
+        budget = {} if self.epsilon is None else {"epsilon": self.epsilon}
+        return with_sections(
+            config,
+            privacy={"noise": self.noise, **budget},
+            aggregation={"mode": self.aggregation},
+            run={"seed": seed},
         )
 
 
@@ -157,7 +169,7 @@ def _draw(
         dataset, drawn.partition.scheme, drawn.partition.organisations, drawn.run.seed
     )
     world = World(drawn, dataset, tuple(parts))
-    alone = drawn.model_copy(update={"training": drawn.training.model_copy(update={"rounds": 0})})
+    alone = with_sections(drawn, training={"rounds": 0})
     outcome = federate(world, alone, folder / "statistics", f"statistics-{seed}")
     scores = outcome_scorer(world, alone, outcome)
     found = federated(world, "statistics", split, scores)
@@ -191,6 +203,7 @@ def _row(
         part=budget,
         epsilon=setting.epsilon,
         noise=setting.noise,
+        aggregation=setting.aggregation,
         data=world.dataset.name,
         protocol=config.evaluation.protocol,
         hr10=float(np.mean(hr)),

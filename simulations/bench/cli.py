@@ -17,6 +17,7 @@ from simulations.bench.peers_cli import peers_command
 from simulations.bench.printing import measured_table
 from simulations.bench.profile_cli import profile_command
 from simulations.bench.ranking_cli import ranking_command
+from simulations.bench.secure_cli import secure_command
 from simulations.bench.step_cli import step_command
 from simulations.options import ConfigFile, DataSource, JsonFile, Overrides, WarmStart
 
@@ -36,6 +37,7 @@ bench_app.command("lists")(lists_command)
 bench_app.command("peers")(peers_command)
 bench_app.command("profile")(profile_command)
 bench_app.command("ranking")(ranking_command)
+bench_app.command("secure")(secure_command)
 bench_app.command("serve")(serve_command)
 bench_app.command("step")(step_command)
 bench_app.command("words")(words_command)
@@ -53,6 +55,9 @@ def accuracy(
         list[str] | None,
         typer.Option(metavar="NOISE[:EPSILON]", help=f"May be given often; {', '.join(SETTINGS)}."),
     ] = None,
+    aggregation: Annotated[
+        str, typer.Option(help="secure, or plain: a simulation, of settings with shared noise.")
+    ] = "plain",
     seeds: Annotated[int, typer.Option(min=1, help="Draws of every setting.")] = 3,
     baseline: Annotated[
         list[str] | None, typer.Option(help="May be given often; all of them by default.")
@@ -66,7 +71,9 @@ def accuracy(
     named = {"data.source": data, "model.warm_start": warm_start}
     chosen_options = {k: v for k, v in named.items() if v is not None}
     config = load_config(config_file, set_ or [], chosen_options)
-    settings = [parse_setting(text) for text in setting or SETTINGS]
+    if aggregation not in ("secure", "plain"):
+        raise ConfigError(f"--aggregation {aggregation}: expected secure or plain")
+    settings = [parse_setting(text, aggregation) for text in setting or SETTINGS]
     chosen = tuple(baseline) if baseline else BASELINES
     for name in chosen:
         if name not in BASELINES:
@@ -211,8 +218,12 @@ def search(
         write_json(json_file, {"rows": [asdict(row) for row in rows]})
 
 
-def parse_setting(text: str) -> "Setting":
+def parse_setting(text: str, aggregation: str = "plain") -> "Setting":
     """A noise setting from ``own:8``, ``shared:8`` or ``none``.
+
+    Args:
+        text: of the option.
+        aggregation: of shared noise; all others are plain.
 
     Raises:
         ConfigError: for anything else.
@@ -228,7 +239,7 @@ def parse_setting(text: str) -> "Setting":
         epsilon = 0.0
     if noise not in ("own", "shared") or not 0.0 < epsilon < float("inf"):
         raise ConfigError(f"--setting {text}: expected none, own:EPSILON or shared:EPSILON")
-    return Setting(noise, epsilon)
+    return Setting(noise, epsilon, aggregation if noise == "shared" else "plain")
 
 
 def print_accounting(console: Console, rows: "Sequence[AccountingRow]") -> None:
@@ -297,7 +308,7 @@ def print_accuracy(
     for row in rows:
         table.add_row(
             row.label,
-            row.noise,
+            row.noise if row.aggregation == "plain" else f"{row.noise}, secure",
             _or_dash(row.epsilon, "g"),
             _figure(row.hr10, row.hr10_se, row.hr10_spread if row.seeds > 1 else None),
             _figure(row.ndcg10, row.ndcg10_se, row.ndcg10_spread if row.seeds > 1 else None),

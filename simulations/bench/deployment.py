@@ -28,6 +28,7 @@ from shared.errors import RunError
 from shared.sections import to_toml
 from simulations.records import RoundRecord, read_records
 from simulations.synth import synthesise
+from simulations.variants import plain_sums, with_sections
 
 RUN = "bench"
 READY_S = 120.0
@@ -91,15 +92,15 @@ def measure(
 
 
 def _configured(config: Config, organisations: int, rounds: int, data: Path) -> Config:
-    changes: dict[str, dict[str, object]] = {
-        "data": {"source": str(data)},
-        "partition": {"organisations": organisations, "scheme": "column:organisation"},
-        "training": {"rounds": rounds},
-        "evaluation": {"every_rounds": 0},
-        "run": {"noise_free_twin": False, "examples": 0},
-    }
-    return config.model_copy(
-        update={s: getattr(config, s).model_copy(update=table) for s, table in changes.items()}
+    return with_sections(
+        config,
+        data={"source": str(data)},
+        partition={"organisations": organisations, "scheme": "column:organisation"},
+        training={"rounds": rounds},
+        evaluation={"every_rounds": 0},
+        run={"noise_free_twin": False, "examples": 0},
+        # What the policies of tacit client init allow.
+        **plain_sums(config),
     )
 
 

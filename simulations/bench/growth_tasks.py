@@ -25,10 +25,11 @@ from shared.histories import PrivateHistories
 from shared.models import load_model
 from shared.statistics import cooccurrence_sum, most_popular, popularity_sum
 from shared.user_model import item_tensor
-from simulations.bench.made_up import even_histories, short_dataset, with_sections
+from simulations.bench.made_up import even_histories, short_dataset
 from simulations.bench.memory import watched
 from simulations.bench.passes import full_step
 from simulations.federate import federate
+from simulations.variants import plain_sums, with_sections
 from simulations.world import World
 
 STORE = "histories.duckdb"
@@ -138,6 +139,7 @@ def use_organisations(config: Config, organisations: int, sizes: Sizes) -> list[
         partition={"organisations": organisations, "scheme": "iid"},
         training={"rounds": sizes.rounds + 1},
         run={"engine": "in-process"},
+        **plain_sums(config),
     )
     dataset = short_dataset(organisations)
     parts = partition(dataset, "iid", organisations, config.run.seed)

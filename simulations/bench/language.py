@@ -23,6 +23,7 @@ from simulations.bench.memory import watched
 from simulations.bench.passes import Passes
 from simulations.federate import federate, outcome_scorer
 from simulations.methods import federated
+from simulations.variants import with_sections
 from simulations.world import World, build_world
 
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -194,13 +195,13 @@ def _of(config: Config, layers: int, precision: str) -> Config:
 
 
 def _without_noise(config: Config, rounds: int, seed: int) -> Config:
-    return config.model_copy(
-        update={
-            "run": config.run.model_copy(update={"seed": seed, "engine": "in-process"}),
-            "partition": config.partition.model_copy(update={"organisations": 1, "scheme": "iid"}),
-            "privacy": config.privacy.model_copy(update={"noise": "none"}),
-            "training": config.training.model_copy(update={"rounds": rounds}),
-        }
+    return with_sections(
+        config,
+        run={"seed": seed, "engine": "in-process"},
+        partition={"organisations": 1, "scheme": "iid"},
+        privacy={"noise": "none"},
+        aggregation={"mode": "plain"},
+        training={"rounds": rounds},
     )
 
 

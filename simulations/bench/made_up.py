@@ -1,12 +1,9 @@
-"""Made-up users, data and settings that several measurements share."""
-
-from collections.abc import Mapping
+"""Made-up users and data that several measurements share."""
 
 import numpy as np
 
 from client.data.ingest import Dataset
 from shared.catalogue import Catalogue
-from shared.config import Config
 from shared.histories import PrivateHistories
 
 USERS_PER_ORGANISATION = 4
@@ -36,13 +33,3 @@ def short_dataset(organisations: int) -> Dataset:
     users = organisations * USERS_PER_ORGANISATION
     histories = even_histories(users, INTERACTIONS, ITEMS, np.random.default_rng(0))
     return Dataset("made up", catalogue, histories, {}, (), 0)
-
-
-def with_sections(config: Config, **sections: Mapping[str, object]) -> Config:
-    """A configuration with other values in some of its sections."""
-    return config.model_copy(
-        update={
-            name: getattr(config, name).model_copy(update=values)
-            for name, values in sections.items()
-        }
-    )

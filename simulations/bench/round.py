@@ -14,9 +14,10 @@ from shared.config import Config
 from shared.errors import RunError
 from shared.plan import PrivacyPlan
 from shared.sections import to_toml
-from simulations.bench.made_up import short_dataset, with_sections
+from simulations.bench.made_up import short_dataset
 from simulations.federate import TrainingClock, federate
 from simulations.records import RoundRecord, read_records
+from simulations.variants import sums_among, with_sections
 from simulations.world import World
 
 POLL_S = 0.01
@@ -60,6 +61,7 @@ def overhead(config: Config, organisations: int = 8, rounds: int = 20) -> RoundR
         partition={"organisations": organisations, "scheme": "iid"},
         training={"rounds": rounds + 1},
         run={"engine": "in-process"},
+        **sums_among(config, organisations),
     )
     dataset = short_dataset(organisations)
     parts = partition(dataset, "iid", organisations, small.run.seed)

@@ -55,10 +55,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def config(base: Path) -> Config:
-    """Of the server's run: three rounds of one step over all users."""
-    values = {
+def run_values(base: Path) -> dict[str, dict[str, Any]]:
+    """Settings of a run of three rounds of one step over all users."""
+    return {
         "run": {"threads": 1, "device": "cpu"},
         "base": {"name": str(base), "precision": "float32"},
         "model": {"rank": 2, "layers": 1, "window": 4},
@@ -71,7 +70,12 @@ def config(base: Path) -> Config:
         },
         "training": {"rounds": 3},
     }
-    return parse_config(values, "test")
+
+
+@pytest.fixture(scope="session")
+def config(base: Path) -> Config:
+    """Of the server's run."""
+    return parse_config(run_values(base) | {"aggregation": {"mode": "plain"}}, "test")
 
 
 @pytest.fixture(scope="session")

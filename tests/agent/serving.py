@@ -16,7 +16,9 @@ import client.releases
 import client.service
 from client.ledger import Ledger
 from client.releases import Releases
+from client.session import Session
 from shared.randomness import PrivateRandom
+from shared.wire import Parcel, to_bytes
 
 # Given by ``House.start``.
 DIRECTORY = Path(globals()["directory"])
@@ -39,10 +41,29 @@ def of_a_mechanism(deadly: Callable[..., Any], work: Callable[..., Any]) -> Call
     """``deadly`` for releases that cost, ``work`` for the others."""
 
     def recorded(ledger: Ledger, request: str, release: Any) -> Any:
-        chosen = work if release.mechanism == "none" else deadly
+        chosen = work if release.mechanism in ("none", "protocol") else deadly
         return chosen(ledger, request, release)
 
     return recorded
+
+
+def of_a_phase(phase: str) -> Callable[..., Any]:
+    """``Releases.protocol``, which ends the process once that phase is on record."""
+
+    def recorded(releases: Releases, request: Any, kind: str, arrays: Any) -> Any:
+        reply = PROTOCOL(releases, request, kind, arrays)
+        if kind.startswith(phase):
+            die()
+        return reply
+
+    return recorded
+
+
+def unless_masked(parcel: Parcel) -> bytes:
+    """Bytes of a reply; a masked vector ends the process before it leaves."""
+    if "masked" in parcel.arrays:
+        die()
+    return to_bytes(parcel)
 
 
 def counted(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,6 +84,8 @@ def repeatable() -> PrivateRandom:
     return PrivateRandom(np.random.Generator(AESCounter(seed=7)), secret=True)
 
 
+PROTOCOL = Releases.protocol
+PHASES = {"keys": "announce", "shares": "deal", "unmask": "unmask"}
 POINTS: dict[str, tuple[Any, str, Any]] = {
     "before-the-intent": (Ledger, "reserve", die),
     "after-the-intent": (Releases, "_compute", die),
@@ -78,6 +101,14 @@ POINTS: dict[str, tuple[Any, str, Any]] = {
         of_a_mechanism(dies_after(Ledger.record_release), Ledger.record_release),
     ),
     "before-the-reply-leaves": (client.service, "to_bytes", die),
+    "masked-admitted": (Session, "admit", dies_after(Session.admit)),
+    "masked-leaving": (client.service, "to_bytes", unless_masked),
+    **{f"{phase}-asked": (Session, name, die) for phase, name in PHASES.items()},
+    **{
+        f"{phase}-kept": (Session, name, dies_after(getattr(Session, name)))
+        for phase, name in PHASES.items()
+    },
+    **{f"{phase}-recorded": (Releases, "protocol", of_a_phase(phase)) for phase in PHASES},
     "repeatable": (client.releases, "from_operating_system", repeatable),
 }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,11 @@ import pytest
 from client.agent import Agent
 from client.gate import Gate, Resident
 from shared import messages
+from shared.config import parse_config
 from shared.errors import RefusedError
 from shared.messages import KINDS
+from shared.plan import make_plan
+from tests.agent.conftest import run_values
 from tests.agent.house import House, Server, reply_of
 
 
@@ -126,3 +130,18 @@ def test_a_policy_file_that_is_not_on_record_lets_nothing_more_happen(
     path.write_text(path.read_text().replace(server.key.public, stranger.key.public))
     with pytest.raises(RefusedError, match=r"federations\.allowed"):
         way.ask(messages.JOIN, stranger.request(messages.JOIN))
+
+
+def test_where_no_member_was_approved_no_secure_sum_is_planned(
+    base: Path, make_house: Callable[..., House], open_way: Callable[..., Any], server: Server
+) -> None:
+    values = run_values(base) | {"partition": {"organisations": 3}}
+    config = parse_config(values, "test")
+    secure = dataclasses.replace(server, config=config, plan=make_plan(config, 60, 3))
+    assert secure.plan.secure
+    way = open_way(make_house(mechanism={"noise": "shared", "least_noise_share": 0.7}), "here")
+    for kind in KINDS[1:]:
+        with pytest.raises(RefusedError, match="tacit client approve --member"):
+            way.ask(kind, secure.request(kind))
+    assert set(way.house.rules()) == {"trust.members"}
+    assert way.house.intents() == []

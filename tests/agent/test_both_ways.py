@@ -15,7 +15,7 @@ from shared import messages
 from shared.errors import RefusedError
 from shared.messages import CALLS, KINDS, Reply
 from shared.randomness import PrivateRandom
-from shared.wire import AgentAccess
+from shared.wire import PHASE_OF, AgentAccess
 from tests.agent.house import CONVERSATION, NOISED, House, Server, reply_of
 
 
@@ -31,7 +31,8 @@ def bits(reply: Reply) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 
 
 def test_every_kind_of_message_is_answered(way: Any, server: Server) -> None:
-    assert {kind for kind, _ in CONVERSATION} == set(KINDS)
+    # Those of a secure sum's phases are refused below, and answered in test_kills_secure.
+    assert {kind for kind, _ in CONVERSATION} == set(KINDS) - set(PHASE_OF)
     for (kind, number), reply in zip(CONVERSATION, held(way, server), strict=True):
         assert (reply.name, reply.declared_users, reply.round) == ("house", 20, number)
         assert bool(reply.arrays) == (kind in NOISED)
@@ -44,6 +45,15 @@ def test_every_kind_of_message_is_answered(way: Any, server: Server) -> None:
         "evaluation",
     ]
     assert {intent.federation for intent in way.house.intents()} == {server.key.public}
+
+
+@pytest.mark.parametrize("kind", PHASE_OF)
+def test_a_phase_of_a_secure_sum_is_refused_where_the_plan_has_none(
+    way: Any, server: Server, kind: str
+) -> None:
+    with pytest.raises(RefusedError, match=r"\[plan\] the plan has no secure sum of "):
+        way.ask(kind, server.request(kind))
+    assert (way.house.rules(), way.house.intents()) == (["plan"], [])
 
 
 def test_answers_are_equal_bit_for_bit_over_both_ways(

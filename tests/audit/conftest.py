@@ -31,7 +31,7 @@ from shared.config import parse_config
 from shared.entries import Entry, Intent, Refusal, Release, to_body
 from shared.keys import SigningKey
 from shared.plan import PrivacyPlan, make_plan
-from shared.policy import BudgetRules, MechanismRules, OrganisationRules, Policy
+from shared.policy import BudgetRules, MechanismRules, OrganisationRules, Policy, TrustRules
 
 POPULATION = "ab" * 32
 STEPS = 3
@@ -48,6 +48,7 @@ class House:
     server: SigningKey
     anchor: Anchor | None = None
     seen: list[Head] = field(default_factory=list)
+    participants: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -61,26 +62,20 @@ class House:
         return Ledger(self.path, self.policy, self.key, POPULATION)
 
     def intent(self, name: str, round_number: int = 0, run: str = "r", **changes: Any) -> Intent:
-        mechanism = self.plan.mechanism(name)
-        intent = Intent(
-            run,
-            round_number,
-            "",
-            name,
-            mechanism.sampling_rate,
-            mechanism.noise_multiplier,
-            mechanism.sensitivity,
-            mechanism.noise_share,
+        intent = Intent.of(
+            self.plan.mechanism(name),
+            self.plan,
             1,
-            self.plan.noise.value,
-            mechanism.distribution,
-            True,
-            self.plan.sha256,
-            "",
-            self.policy.sha256,
-            POPULATION,
-            "code",
-            0,
+            run=run,
+            round=round_number,
+            federation="",
+            participants=self.participants,
+            secret_randomness=True,
+            adapter_before="",
+            policy=self.policy.sha256,
+            population=POPULATION,
+            code="code",
+            canaries=0,
         )
         return dataclasses.replace(intent, **changes)
 
@@ -174,22 +169,35 @@ def released(mechanism: str, intent: int, content: str = "cd") -> Release:
     return Release(mechanism, intent, content * 32, size, arrays, fields)
 
 
-def _sensible_policy(epsilon: float | None = 1.0, **rules: Any) -> Policy:
+def _sensible_policy(
+    epsilon: float | None = 1.0, trust: dict[str, Any] | None = None, **rules: Any
+) -> Policy:
     return Policy(
         organisation=OrganisationRules(name="org-1", declared_users=118),
         budget=BudgetRules(epsilon=epsilon, delta=5e-4),
         mechanism=MechanismRules(**rules),
+        trust=TrustRules(**(trust or {})),
     )
+
+
+def _plan(mode: str) -> PrivacyPlan:
+    config = parse_config(
+        {
+            "privacy": {"epsilon": 1.0, "delta": 5e-4},
+            "training": {"rounds": STEPS},
+            "partition": {"organisations": 8},
+            "aggregation": {"mode": mode},
+        },
+        "test",
+    )
+    return make_plan(config, 943, 8)
 
 
 def _build(folder: Path) -> House:
-    config = parse_config(
-        {"privacy": {"epsilon": 1.0, "delta": 5e-4}, "training": {"rounds": STEPS}}, "test"
-    )
     house = House(
         folder,
         _sensible_policy(),
-        make_plan(config, 943, 8),
+        _plan("plain"),
         SigningKey.load_or_create(folder / "keys" / "organisation.pem"),
         SigningKey.load_or_create(folder / "server.pem"),
     )
@@ -214,6 +222,37 @@ def house(_house: House, tmp_path: Path) -> House:
     """18 records of a whole run; record 14 is the newest in anchors.json, 17 in the heads file."""
     shutil.copytree(_house.folder, tmp_path / "house")
     return dataclasses.replace(_house, folder=tmp_path / "house")
+
+
+@pytest.fixture
+def secure_house(tmp_path: Path) -> House:
+    """17 records of the statistics and one round of a run whose sums are secure, of eight houses.
+
+    Records: 1 open, 2 join; then for popularity, co-occurrence and a step each: keys, shares,
+    intent, masked input, shares that unmask.
+    """
+    folder = tmp_path / "secure"
+    key = SigningKey.load_or_create(folder / "keys" / "organisation.pem")
+    houses = (key.public, *(f"{number:02x}" * 32 for number in range(0xB1, 0xB8)))
+    policy = _sensible_policy(
+        noise="shared",
+        distribution=("discrete",),
+        least_noise_share=6**-0.5,
+        trust={"binds": "joint", "least_participants": 7, "members": houses},
+    )
+    server = SigningKey.load_or_create(folder / "server.pem")
+    house = House(folder, policy, _plan("secure"), key, server, participants=houses)
+    with house.open() as ledger:
+        ledger.record_release("r/0/join", released("none", 0))
+        for name, number in (("popularity", 0), ("cooccurrence", 0), ("step", 1)):
+            for phase in ("keys", "shares"):
+                ledger.record_release(f"r/{number}/{phase}_{name}", released("protocol", 0, "aa"))
+            request = f"r/{number}/{name}"
+            intent = ledger.reserve(request, house.intent(name, number), house.plan)
+            ledger.record_release(request, released(name, intent))
+            ledger.record_release(f"r/{number}/unmask_{name}", released("protocol", 0, "bb"))
+        house.anchor = house.see(ledger.head())
+    return house
 
 
 @pytest.fixture(scope="session")

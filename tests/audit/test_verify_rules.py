@@ -27,6 +27,7 @@ Places = Callable[[Sequence[Fault], str], list[int]]
         ({"count": 101}, "mechanism.most_steps_per_round"),
         ({"noise": "none"}, "mechanism.noise"),
         ({"noise": "shared"}, "mechanism.noise"),
+        ({"noise": "shared"}, "trust.simulated_sum"),
         ({"secret_randomness": False}, "mechanism.allow_repeatable_noise"),
         ({"mechanism": "popularity", "sensitivity": 2.0}, "mechanism.sensitivity"),
     ],
@@ -53,6 +54,8 @@ def test_an_intent_that_the_policy_forbids_is_found(
         {"count": 10**400},
         {"mechanism": "gossip"},
         {"distribution": "uniform"},
+        {"aggregation": "hidden"},
+        {"aggregation": "secure"},
     ],
 )
 def test_an_intent_that_nobody_can_account_is_found_and_no_epsilon_is_stated(
@@ -340,7 +343,11 @@ def test_a_time_that_is_none_is_found(house: House, places: Places, at: str) -> 
     ("rules", "changes", "words"),
     [
         ({"noise": "own", "allow_repeatable_noise": True}, {"secret_randomness": False}, "seed"),
-        ({"noise": "shared", "least_noise_share": 0.1}, {"noise_share": 0.4}, "part of the noise"),
+        (
+            {"noise": "shared", "least_noise_share": 0.1, "trust": {"simulated_sum": True}},
+            {"noise_share": 0.4},
+            "part of the noise, and no secure sum hid",
+        ),
     ],
 )
 def test_what_is_not_private_is_said(

@@ -82,6 +82,33 @@ def test_print_config_is_toml_that_gives_the_same_configuration(
     assert config.model.targets == ("query", "value")
 
 
+def test_plain_aggregation_is_an_option_and_gives_each_its_own_noise(tacit: Tacit) -> None:
+    printed = tacit("simulate", "--aggregation", "plain", "--print-config")
+    values = tomllib.loads(printed.out)
+    assert (values["aggregation"]["mode"], values["privacy"]["noise"]) == ("plain", "own")
+
+
+def test_the_default_is_secure_sums_with_one_noise(tacit: Tacit) -> None:
+    values = tomllib.loads(tacit("simulate", "--print-config").out)
+    assert (values["aggregation"]["mode"], values["privacy"]["noise"]) == ("secure", "shared")
+    assert (values["aggregation"]["colluders"], values["aggregation"]["dropouts"]) == (1, -1)
+
+
+@pytest.mark.parametrize("orgs", ["1", "2"])
+def test_fewer_than_three_organisations_are_plain_and_not_secure(tacit: Tacit, orgs: str) -> None:
+    values = tomllib.loads(tacit("simulate", "--orgs", orgs, "--print-config").out)
+    assert (values["aggregation"]["mode"], values["privacy"]["noise"]) == ("plain", "own")
+    refused = tacit("simulate", "--orgs", orgs, "--aggregation", "secure", "--print-config")
+    assert refused.status == 2
+    assert "set aggregation.mode = plain" in " ".join(refused.err.split())
+
+
+def test_another_aggregation_is_refused_by_name(tacit: Tacit) -> None:
+    refused = tacit("simulate", "--aggregation", "masked", "--print-config")
+    assert refused.status == 2
+    assert "aggregation.mode" in refused.err
+
+
 def test_every_printed_option_says_what_it_means(tacit: Tacit) -> None:
     lines = tacit("simulate", "--print-config").out.splitlines()
     assert [line for line in lines if "=" in line.partition("#")[0] and "# " not in line] == []
@@ -164,9 +191,18 @@ def test_a_run_config_key_of_another_app_is_refused() -> None:
 
 def test_the_apps_configuration_in_pyproject_is_every_option_at_its_default_but_one() -> None:
     fused = get_fused_config_from_dir(ROOT, {})
-    # Flower simulates two nodes unless it is told otherwise.
-    assert fused == to_run_config(Config()) | {"partition.organisations": 2}
-    assert from_run_config(fused).partition.organisations == 2
+    # Flower simulates two nodes unless it is told otherwise, and what auto means is settled by how
+    # many there are.
+    unsettled = {"aggregation.mode": "auto", "privacy.noise": "auto"}
+    assert fused == to_run_config(Config()) | {"partition.organisations": 2} | unsettled
+    config = from_run_config(fused)
+    assert config.partition.organisations == 2
+    assert (config.aggregation.mode, config.privacy.noise) == ("plain", "own")
+
+
+def test_three_nodes_of_flower_run_aggregate_securely() -> None:
+    config = from_run_config(get_fused_config_from_dir(ROOT, {"partition.organisations": 3}))
+    assert (config.aggregation.mode, config.privacy.noise) == ("secure", "shared")
 
 
 def test_what_flwr_run_overrides_reaches_the_configuration() -> None:

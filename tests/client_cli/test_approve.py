@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from client.approval import approve
+from client.approval import approve, public_key
 from client.directory import open_ledger, read_policy
 from client.ledger import Ledger, policy_in_force
 from shared.chain import read_sealed
@@ -123,3 +123,39 @@ def test_a_damaged_ledger_is_told_and_the_file_stays(tacit: Tacit, made: Any) ->
     (made.org / "ledger.sqlite").write_bytes(b"not SQLite" * 100)
     assert tacit("client", "approve", str(made.org), "--federation", ONE).status == 2
     assert (made.org / "policy.toml").read_bytes() == before
+
+
+def named(org: Path) -> tuple[str, ...]:
+    """Members that the ledger's last policy names."""
+    return policy_in_force(read_sealed(org / "ledger.sqlite")).trust.members
+
+
+def test_with_the_first_member_comes_the_organisations_own_key(tacit: Tacit, made: Any) -> None:
+    own = public_key(made.org)
+    done = tacit("client", "approve", str(made.org), "--member", ONE, "--member", TWO.upper())
+    assert done.status == 0
+    assert "trust.members is" in done.out
+    assert named(made.org) == read_policy(made.org).trust.members == (own, ONE, TWO)
+    assert recorded(made.org) == ()
+    approve(made.org, members=["ef" * 32])
+    assert named(made.org) == (own, ONE, TWO, "ef" * 32)
+
+
+def test_members_are_taken_away_and_the_own_key_goes_with_the_last(tacit: Tacit, made: Any) -> None:
+    own = public_key(made.org)
+    approve(made.org, members=[ONE, TWO])
+    assert tacit("client", "approve", str(made.org), "--member", ONE, "--remove").status == 0
+    assert named(made.org) == (own, TWO)
+    refused = tacit("client", "approve", str(made.org), "--member", own, "--remove")
+    assert refused.status == 2
+    assert "own key stays as long as it names others" in refused.err
+    approve(made.org, members=[TWO], remove=True)
+    assert named(made.org) == read_policy(made.org).trust.members == ()
+
+
+@pytest.mark.parametrize("key", ["abc", "g" * 64, ONE + "00"])
+def test_what_is_no_key_of_an_organisation_is_refused(tacit: Tacit, made: Any, key: str) -> None:
+    before = (made.org / "policy.toml").read_bytes()
+    assert tacit("client", "approve", str(made.org), "--member", key).status == 2
+    assert (made.org / "policy.toml").read_bytes() == before
+    assert named(made.org) == ()

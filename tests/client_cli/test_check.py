@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from client.approval import public_key
 from client.outcomes import Outcome
 from client.own_data import source
 from client.settings import AgentSettings, settings_path
@@ -32,6 +33,7 @@ def test_a_made_and_approved_organisation_has_nothing_that_failed(tacit: Tacit, 
         "policy": "ok",
         "ledger": "ok",
         "federation": "ok",
+        "secure sums": "ok",
         "data": "ok",
         "data source": "ok",
         "model weights": "ok",
@@ -124,6 +126,80 @@ def test_an_approval_turns_the_check_green(tacit: Tacit, made: Any) -> None:
     assert found(made, "federation").state == "failed"
     tacit("client", "approve", str(made.org), "--federation", FEDERATION)
     assert found(made, "federation").state == "ok"
+
+
+def test_the_key_by_which_others_name_an_organisation_is_told(made: Any) -> None:
+    assert public_key(made.org) in found(made, "secure sums").sentence
+
+
+def of_secure_sums(made: Any, tacit: Tacit, old: str = "", new: str = "") -> None:
+    """The policy that init writes for secure sums of three, with one thing changed, on record."""
+    for before, after in (
+        ('noise = "own"', 'noise = "shared"'),
+        ("least_noise_share = 1.0", "least_noise_share = 0.7071067811865475"),
+        ('binds = "alone"', 'binds = "joint"'),
+    ):
+        replace(made.org / "policy.toml", before, after)
+    if old:
+        replace(made.org / "policy.toml", old, new)
+    assert tacit("policy", "amend", str(made.org)).status == 0
+
+
+def test_a_secure_sum_needs_members_with_this_organisation_among_them(
+    tacit: Tacit, made: Any
+) -> None:
+    of_secure_sums(made, tacit)
+    own = public_key(made.org)
+    outcome = found(made, "secure sums")
+    assert outcome.state == "failed"
+    assert "no organisation is named" in outcome.sentence
+    assert f"key, {own}, by another way than the server" in outcome.cure
+    assert f"tacit client approve {made.org} --member KEY" in outcome.cure
+    tacit("client", "approve", str(made.org), "--member", "ab" * 32)
+    outcome = found(made, "secure sums")
+    assert outcome.state == "failed"
+    assert "2 organisations are named; 3 must be in a sum" in outcome.sentence
+    tacit("client", "approve", str(made.org), "--member", "cd" * 32)
+    outcome = found(made, "secure sums")
+    assert outcome.state == "ok"
+    assert "3 or more of 3 organisations, up to 1 colluders, the budget binds joint" in (
+        outcome.sentence
+    )
+    assert "with abababababab, cdcdcdcdcdcd" in outcome.sentence
+    amend(made, tacit, f'"{own}"', f'"{"ef" * 32}"')
+    outcome = found(made, "secure sums")
+    assert outcome.state == "failed"
+    assert outcome.cure == f"tacit client approve {made.org} --member {own}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('["gaussian", "discrete"]', '["gaussian"]', "mechanism.distribution lacks discrete"),
+        ("colluders = 1", "colluders = 3", "too few would have to agree"),
+        ("= 0.7071067811865475", "= 0.75", "least_noise_share is 0.75; where 3 organisations"),
+        ("simulated_sum = false", "simulated_sum = true", "for experiments alone"),
+    ],
+)
+def test_rules_of_secure_sums_that_no_plan_can_keep_are_told(
+    tacit: Tacit, made: Any, old: str, new: str, told: str
+) -> None:
+    of_secure_sums(made, tacit, old, new)
+    outcome = found(made, "secure sums")
+    assert outcome.state == "failed"
+    assert told in outcome.sentence
+    assert outcome.cure == (
+        f"change {made.org / 'policy.toml'}, then: tacit policy amend {made.org}"
+    )
+
+
+def test_more_members_than_one_sum_can_have_are_warned_of(tacit: Tacit, made: Any) -> None:
+    of_secure_sums(made, tacit)
+    keys = [part for n in range(4) for part in ("--member", f"{n:064x}")]
+    assert tacit("client", "approve", str(made.org), *keys).status == 0
+    outcome = found(made, "secure sums")
+    assert outcome.state == "warning"
+    assert "not with all of them at once" in outcome.sentence
 
 
 def test_settings_that_are_wrong_are_told_with_their_key(tacit: Tacit, made: Any) -> None:

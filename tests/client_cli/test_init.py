@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
+from client.approval import public_key
 from client.data.findings import Findings
 from client.data.store import read_store
 from client.directory import open_ledger, read_population
@@ -92,6 +93,45 @@ def test_what_was_found_and_what_comes_next_is_said(
     assert f"tacit client approve {tmp_path / 'org'} --federation KEY" in done.out
     assert f"send {tmp_path / 'org-node' / 'key.pub'} to the federation" in done.out
     assert "Warning" not in done.out
+
+
+def test_for_secure_sums_the_policy_shares_noise_and_the_own_key_is_told(
+    tacit: Tacit, shop: Path, tmp_path: Path
+) -> None:
+    org = tmp_path / "org"
+    secure = ("--aggregation", "secure", "--organisations", "4", "--dropouts", "1")
+    done = tacit("client", "init", str(org), *options(shop), *secure)
+    assert done.status == 0
+    policy = Policy.load(org / "policy.toml")
+    assert (policy.mechanism.noise, policy.mechanism.distribution) == ("shared", ("discrete",))
+    assert policy.mechanism.least_noise_share == pytest.approx(0.5**0.5)
+    trust = policy.trust
+    assert (trust.binds, trust.colluders, trust.least_participants) == ("joint", 1, 3)
+    assert trust.members == ()
+    own = public_key(org)
+    assert f"Its ledger's public key, by which others know it: {own}" in done.out
+    assert f"tell each other organisation, by another way than the server: --member {own}" in (
+        done.out
+    )
+    assert f"tacit client approve {org} --member KEY" in done.out
+    assert "simulated_sum = false" in (org / "policy.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--aggregation", "secure"], "--organisations"),
+        (["--organisations", "4"], "--aggregation secure"),
+        (["--aggregation", "secure", "--organisations", "2"], "a secure sum needs 3 or more"),
+    ],
+)
+def test_figures_that_make_no_secure_sum_are_refused_before_anything_is_made(
+    tacit: Tacit, shop: Path, tmp_path: Path, given: list[str], told: str
+) -> None:
+    done = tacit("client", "init", str(tmp_path / "org"), *options(shop), *given)
+    assert done.status == 2
+    assert told in done.err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("declared", "warned"), [("5", True), ("24", False), ("25", True)])

@@ -113,6 +113,7 @@ def make_federation(tmp_path: Path) -> MakeFederation:
     ) -> Federation:
         values: dict[str, dict[str, Any]] = {
             "server": {"optimizer": "average"},
+            "aggregation": {"mode": "plain"},
             "statistics": {"top_items": 3},
             "training": {"rounds": 2},
         }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from client.canaries import Canaries, noised_sum
-from client.trainer import BELOW_NORM, PrivateOptimizer, Trainable, private_steps
+from client.trainer import BELOW_NORM, PrivateOptimizer, Trainable, private_steps, private_sum
 from shared.adapters import adapter_arrays, load_arrays
 from shared.canaries import CanaryRecord
 from shared.config import StatisticsSection, TrainingSection
@@ -30,6 +30,7 @@ COUNT = 200
 NORM = 0.5
 DECLARED = 11
 SILENT = Mechanism("step", 1.0, 0.0, NORM)
+SHARED = Mechanism("step", 1.0, 1.0, NORM, 6**-0.5, "discrete", 23)
 
 
 class World(Protocol):
@@ -99,6 +100,50 @@ def test_an_update_with_canaries_is_the_one_without(
         for canaries in (on_adapter(wrapped), None)
     )
     np.testing.assert_allclose(with_them, without, rtol=0, atol=1e-6 * np.abs(without).max())
+
+
+def secure_sum(
+    model: Trainable, world: World, canaries: Canaries | None
+) -> npt.NDArray[np.float64]:
+    """A seeded sum of one step, as it is masked afterwards."""
+    return private_sum(
+        model,
+        world.histories,
+        world.items,
+        world.prior,
+        SHARED,
+        DECLARED,
+        WINDOW,
+        "flat",
+        TrainingSection(micro_batch_rows=4),
+        from_seed(5),
+        canaries,
+    )
+
+
+def test_a_secure_sum_with_canaries_is_the_one_without_but_for_its_grid(
+    wrapped: Trainable, world: World
+) -> None:
+    with_them, without = (
+        secure_sum(wrapped, world, canaries) for canaries in (on_adapter(wrapped), None)
+    )
+    # Two roundings to a grid of 2 ** -24, that of half the norm 0.5.
+    np.testing.assert_allclose(with_them, without, rtol=0, atol=2.0**-23)
+    assert without.std() == pytest.approx(SHARED.deviation, rel=0.1)
+
+
+def test_canaries_of_a_secure_sum_push_as_far_as_clipping_lets_them(
+    wrapped: Trainable, world: World
+) -> None:
+    canaries = on_adapter(wrapped)
+    secure_sum(wrapped, world, canaries)
+    record = canaries.record(SHARED, plan_of(SHARED))
+    pushed = (record.residuals * record.signs)[0]
+    # The mean of 100 with noise of 0.41 norms each.
+    assert pushed[: record.members].mean() == pytest.approx(1.0, abs=0.2)
+    assert pushed[record.members :].mean() == pytest.approx(0.0, abs=0.2)
+    assert record.residuals[0, record.members :].std() == pytest.approx(6**-0.5, rel=0.25)
+    assert (record.noise_share, record.grid_bits) == (6**-0.5, 23)
 
 
 @pytest.mark.parametrize("clipping", ["flat", "automatic"])
@@ -312,6 +357,27 @@ def test_a_record_comes_back_and_only_its_owner_can_read_it(
         assert np.array_equal(one, other)
 
 
+def test_a_record_of_a_further_attempt_has_a_file_of_its_own(
+    wrapped: Trainable, world: World, tmp_path: Path
+) -> None:
+    canaries = on_adapter(wrapped)
+    train(wrapped, world, SILENT, canaries)
+    paths = [canaries.record(SILENT, plan_of(SILENT), attempt).save(tmp_path) for attempt in (0, 2)]
+    assert [path.name for path in paths] == [
+        "step-00001.safetensors",
+        "step-00001-2.safetensors",
+    ]
+    assert [CanaryRecord.load(path).attempt for path in paths] == [0, 2]
+
+
+def _no_share(record: CanaryRecord) -> CanaryRecord:
+    return dataclasses.replace(record, noise_share=0.0)
+
+
+def _no_grid(record: CanaryRecord) -> CanaryRecord:
+    return dataclasses.replace(record, grid_bits=7)
+
+
 def _wrong_dtype(record: CanaryRecord) -> CanaryRecord:
     return dataclasses.replace(record, signs=record.signs.astype(np.int64))
 
@@ -324,7 +390,7 @@ def _not_finite(record: CanaryRecord) -> CanaryRecord:
     return dataclasses.replace(record, residuals=record.residuals * np.float32(np.nan))
 
 
-@pytest.mark.parametrize("damage", [_wrong_dtype, _too_short, _not_finite])
+@pytest.mark.parametrize("damage", [_wrong_dtype, _too_short, _not_finite, _no_share, _no_grid])
 def test_a_damaged_record_is_refused_by_name(
     wrapped: Trainable,
     world: World,

@@ -14,8 +14,9 @@ from safetensors.numpy import save_file
 from scipy import stats
 from transformers import BertConfig, BertModel
 
-from client.agent import Agent, Resources
+from client.agent import Agent
 from client.ledger import Ledger
+from client.resources import Resources
 from client.trainer import Trainable, Update
 from shared.assets import resolve_base
 from shared.catalogue import Catalogue
@@ -153,6 +154,7 @@ def make_config() -> Callable[..., Config]:
         training = {"rounds": 3, "micro_batch_rows": 2, "steps_per_round": steps_per_round}
         values = {
             "privacy": {"delta": 1e-4, "epsilon": 8.0} | privacy,
+            "aggregation": {"mode": "plain"},
             "training": training,
             "model": {"window": 4},
             "run": {"threads": 1},
@@ -166,6 +168,40 @@ def make_config() -> Callable[..., Config]:
 def plan(make_config: Callable[..., Config]) -> PrivacyPlan:
     """The honest plan of that configuration."""
     return make_plan(make_config(), users=len(ROWS), organisations=1)
+
+
+@pytest.fixture(scope="session")
+def roster() -> tuple[str, ...]:
+    """Public keys of eight organisations."""
+    return tuple(f"{number:02x}" * 32 for number in range(0xA0, 0xA8))
+
+
+@pytest.fixture(scope="session")
+def secure_plan() -> PrivacyPlan:
+    """Epsilon 8 at delta 1e-4 for the sum of eight, of whom one may be lost and one collude."""
+    values = {
+        "privacy": {"delta": 1e-4, "epsilon": 8.0},
+        "training": {"rounds": 3},
+        "partition": {"organisations": 8},
+    }
+    return make_plan(parse_config(values, "test"), users=1000, organisations=8)
+
+
+@pytest.fixture(scope="session")
+def make_secure_policy(roster: tuple[str, ...]) -> Callable[..., Policy]:
+    """What fits that plan, but for the rules of ``trust`` and the epsilon given."""
+
+    def make(epsilon: float = 8.0, members: tuple[str, ...] = roster, **trust: Any) -> Policy:
+        mechanism = {
+            "noise": "shared",
+            "distribution": ("discrete",),
+            "least_noise_share": 6**-0.5,
+            "most_steps_per_run": 4,
+        }
+        rules = {"binds": "joint", "least_participants": 7, "members": members}
+        return _policy(epsilon, {"mechanism": mechanism, "trust": rules | trust})
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -206,6 +242,9 @@ def intend() -> Callable[..., Intent]:
             "count": count,
             "noise": plan.noise.value,
             "distribution": mechanism.distribution,
+            "aggregation": plan.aggregation.value,
+            "least_participants": plan.least_participants,
+            "participants": (),
             "secret_randomness": True,
             "plan": plan.sha256,
             "adapter_before": "",
@@ -279,8 +318,8 @@ def trained(monkeypatch: pytest.MonkeyPatch, adapter: Arrays) -> list[int]:
     """Puts a stand-in for training, which a test of the ledger need not do; keeps its steps."""
     calls: list[int] = []
 
-    def record(*args: Any) -> Update:
-        calls.append(args[5])
+    def record(steps: int, **_: Any) -> Update:
+        calls.append(steps)
         return Update({name: value + len(calls) for name, value in adapter.items()}, 0)
 
     monkeypatch.setattr("client.agent.private_steps", record)

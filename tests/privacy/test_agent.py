@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from client.agent import Agent, Resources
+from client.agent import Agent
+from client.resources import Resources
 from client.trainer import Update, private_steps
 from shared.adapters import load_arrays
 from shared.chain import countersign
@@ -194,7 +195,7 @@ def test_malformed_items_cost_nothing(
 def test_broken_rows_stay_at_home(
     agent: Agent, plan: PrivacyPlan, adapter: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.agent.private_steps", lambda *_: Update(adapter, 5))
+    monkeypatch.setattr("client.agent.private_steps", lambda **_: Update(adapter, 5))
     reply = agent.train(asked(plan, adapter))
     assert reply.arrays.keys() == adapter.keys()
     assert reply.declared_users == agent.identity.declared_users

@@ -29,12 +29,13 @@ SIGMAS = (2.0, 3.0)
 
 
 def one_shot(sigma: float, steps: int, plan: PrivacyPlan) -> PrivacyPlan:
-    """A plan of popularity and some steps, all of one noise multiplier."""
+    """A plan of popularity and some steps, all of one noise multiplier, added up like ``plan``."""
+    as_planned = dataclasses.replace(plan.mechanism("step"), noise_multiplier=sigma)
     return dataclasses.replace(
         plan,
-        popularity=Mechanism("popularity", 1.0, sigma, 1.0),
+        popularity=dataclasses.replace(as_planned, name="popularity"),
         cooccurrence=None,
-        step=Mechanism("step", 1.0, sigma, 1.0),
+        step=as_planned,
         steps=steps,
     )
 
@@ -49,11 +50,12 @@ class Naive:
     def allows(self, intent: Intent, plan: PrivacyPlan) -> bool:
         shared = self.policy.budget.shared_by_federations
         counted = [i for i in self.spent if shared or i.federation == intent.federation]
-        before = [i.event() for i in counted]
+        binds = self.policy.trust.binds
+        before = [i.event(binds) for i in counted]
         of_run = [i for i in self.spent if i.run == intent.run]
         if not of_run:
-            return self._fits([*before, *plan.events()])
-        return self._fits([*before, intent.event()])
+            return self._fits([*before, *plan.events(binds=binds)])
+        return self._fits([*before, intent.event(binds)])
 
     def _fits(self, events: Any) -> bool:
         found: Events = merged(events)
@@ -78,6 +80,7 @@ intents = st.lists(
     sequence=intents,
     runs=st.lists(st.tuples(st.sampled_from(SIGMAS), st.integers(1, 4)), min_size=3, max_size=3),
     shared=st.booleans(),
+    binds=st.sampled_from(["plain", "joint", "alone"]),
     reopened=st.integers(0, 10),
 )
 def test_the_quick_check_decides_as_the_full_computation(
@@ -87,10 +90,15 @@ def test_the_quick_check_decides_as_the_full_computation(
     sequence: list[tuple[int, str, int, int]],
     runs: list[tuple[float, int]],
     shared: bool,
+    binds: str,
     reopened: int,
+    secure_plan: PrivacyPlan,
 ) -> None:
+    """In a secure sum every second intent of a round is a further attempt, beyond the plan."""
+    trust = {} if binds == "plain" else {"binds": binds}
     policy = make_policy(
-        3.5,
+        9.0 if binds == "alone" else 3.5,
+        trust=trust,
         budget={"shared_by_federations": shared},
         federations={"allowed": SERVERS},
         mechanism={"most_steps_per_run": 4},
@@ -100,7 +108,7 @@ def test_the_quick_check_decides_as_the_full_computation(
     for place, (run, name, server, count) in enumerate(sequence):
         if place == reopened:
             judge = BudgetJudge(policy, past)
-        whole = one_shot(*runs[run], plan)
+        whole = one_shot(*runs[run], secure_plan if trust else plan)
         # A run belongs to the federation that began it.
         federation = next(
             (i.federation for i in naive.spent if i.run == f"run-{run}"), SERVERS[server]

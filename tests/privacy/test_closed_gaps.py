@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.agent import Agent, Resources
+from client.agent import Agent
 from client.checks import verify_gradients
 from client.ledger import Ledger
+from client.resources import Resources
 from shared.accounting import Event
 from shared.entries import Intent
 from shared.errors import ModelError, PrivacyError, RefusedError

@@ -40,7 +40,7 @@ class Work:
         self.adapter = adapter
         self.done = 0
 
-    def steps(self, *_: Any) -> Update:
+    def steps(self, **_: Any) -> Update:
         self.done += 1
         return Update(self.adapter, 0)
 
@@ -251,6 +251,7 @@ MECHANISM_FIELDS = {
     "sensitivity": [0.5, 0.999, 1.001, 2.0, 0.0, -1.0, 1, math.nan, 10**400],
     "noise_share": [0.999, 0.5, 0.0, 1, 2.0, math.nan],
     "distribution": ["discrete", "laplace"],
+    "grid_bits": [23, 30, True],
     "name": ["popularity", 3],
 }
 PLAN_FIELDS = {
@@ -258,6 +259,8 @@ PLAN_FIELDS = {
     "delta": [1e-5, 1e-2, 0.0, math.nan],
     "epsilon": [None, 1e-9, 1e300],
     "noise": ["shared", "none", "loud"],
+    "aggregation": ["secure", "hidden"],
+    "least_participants": [0, 3, 1.0],
 }
 
 
@@ -299,10 +302,10 @@ class Watched(Work):
         self.ledger: Ledger | None = None
         self.computed: list[Intent] = []
 
-    def steps(self, *arguments: Any) -> Update:
-        mechanism, count = arguments[4], arguments[5]
+    def steps(self, **given: Any) -> Update:
+        mechanism = given["mechanism"]
         intent = self._began()
-        assert count == intent.count
+        assert given["steps"] == intent.count
         assert mechanism.event() == Event(intent.sampling_rate, intent.noise_multiplier)
         assert mechanism.deviation == (
             intent.noise_multiplier * intent.sensitivity * intent.noise_share
@@ -455,9 +458,11 @@ def message(
             "sensitivity": STATED.get(name, 1.0),
             "noise_share": 1.0,
             "distribution": "gaussian",
+            "grid_bits": 0,
         }
         for name, sigma in multipliers.items()
     }
+    value |= {"aggregation": "plain", "least_participants": 1, "colluders": 0, "word_bytes": 0}
     value |= {"steps": steps, "delta": 1e-4, "epsilon": 8.0, "noise": "own"}
     value |= {"adjacency": "add or remove one user"}
     for part, field, bad in twists:

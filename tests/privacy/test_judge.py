@@ -49,11 +49,9 @@ def test_an_honest_intent_breaks_no_rule(rules_broken: Callable[..., Any]) -> No
     ("section", "rule", "limit", "field", "good", "bad"),
     [
         ("mechanism", "least_noise_multiplier", 2.0, "noise_multiplier", 2.0, 1.999),
-        ("mechanism", "least_noise_share", 0.5, "noise_share", 0.5, 0.499),
         ("mechanism", "greatest_clipping_norm", 2.0, "sensitivity", 2.0, 2.001),
         ("mechanism", "most_steps_per_round", 3, "count", 3, 4),
         ("mechanism", "distribution", ("discrete",), "distribution", "discrete", "gaussian"),
-        ("mechanism", "noise", "shared", "noise", "shared", "own"),
         ("mechanism", "allow_repeatable_noise", False, "secret_randomness", True, False),
         ("egress", "releases", ("step",), "mechanism", "step", "evaluation"),
         ("federations", "allowed", (SERVER,), "federation", SERVER, ""),
@@ -70,11 +68,23 @@ def test_a_rule_holds_to_its_edge(
     good: Any,
     bad: Any,
 ) -> None:
-    # Other fields stay honest under a policy that has just this rule.
-    honest: dict[str, Any] = {"noise": "shared"} if rule == "noise" else {}
     policy = make_policy(**{section: {rule: limit}})
-    assert rules_broken(policy, **honest | {field: good}) == []
-    assert f"{section}.{rule}" in rules_broken(policy, **honest | {field: bad})
+    assert rules_broken(policy, **{field: good}) == []
+    assert f"{section}.{rule}" in rules_broken(policy, **{field: bad})
+
+
+def test_noise_for_a_sum_has_the_share_that_is_asked_for_and_own_noise_is_whole(
+    make_policy: MakePolicy, rules_broken: Callable[..., Any]
+) -> None:
+    rules = {"noise": "shared", "least_noise_share": 0.5}
+    policy = make_policy(mechanism=rules, trust={"simulated_sum": True})
+    assert rules_broken(policy, noise="shared", noise_share=0.5) == []
+    assert rules_broken(policy, noise="shared", noise_share=0.499) == [
+        "mechanism.least_noise_share"
+    ]
+    assert rules_broken(policy, noise="own") == ["mechanism.noise"]
+    lenient = make_policy(mechanism={"least_noise_share": 0.5})
+    assert rules_broken(lenient, noise_share=0.999) == ["mechanism.least_noise_share"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy import stats
 
-from client.agent import Resources
+from client.resources import Resources
 from client.trainer import private_steps
 from shared.adapters import load_arrays
 from shared.config import Config

@@ -20,7 +20,19 @@ from shared.randomness import from_seed
 
 def configured(**privacy: Any) -> Config:
     training = privacy.pop("training", {"rounds": 4, "steps_per_round": 2})
-    return parse_config({"privacy": {"delta": 1e-5} | privacy, "training": training}, "test")
+    values = {"privacy": {"delta": 1e-5} | privacy, "training": training}
+    return parse_config(values | {"aggregation": {"mode": "plain"}}, "test")
+
+
+def secure(organisations: int, colluders: int = 1, **privacy: Any) -> PrivacyPlan:
+    """A plan whose sums the server sees alone."""
+    values = {
+        "privacy": {"delta": 1e-5} | privacy,
+        "training": {"rounds": 4},
+        "partition": {"organisations": organisations},
+        "aggregation": {"mode": "secure", "colluders": colluders},
+    }
+    return make_plan(parse_config(values, "test"), 100, organisations)
 
 
 def budget_share(mechanism: Mechanism | None, count: int) -> float:
@@ -95,12 +107,23 @@ def test_every_field_of_a_plan_is_in_its_hash(plan: PrivacyPlan) -> None:
         dataclasses.replace(plan, noise=Noise.SHARED),
         dataclasses.replace(plan, popularity=None),
         dataclasses.replace(plan, evaluation=Mechanism("evaluation", 1.0, 1.0, math.sqrt(3.0))),
-        dataclasses.replace(plan, step=dataclasses.replace(plan.step, distribution="discrete")),
+        dataclasses.replace(
+            plan, step=dataclasses.replace(plan.step, distribution="discrete", grid_bits=30)
+        ),
         dataclasses.replace(
             plan, step=dataclasses.replace(plan.step, noise_multiplier=math.nextafter(1.0, 2.0))
         ),
     ]
     assert len({p.sha256 for p in [plan, *others]}) == 1 + len(others)
+    whole = secure(8)
+    others = [
+        plan,
+        dataclasses.replace(whole, least_participants=8),
+        dataclasses.replace(whole, colluders=2),
+        dataclasses.replace(whole, word_bytes=whole.word_bytes + 1),
+    ]
+    assert len({p.sha256 for p in [whole, *others]}) == 1 + len(others)
+    assert PrivacyPlan.from_json(whole.to_json()) == whole
 
 
 @pytest.mark.parametrize(
@@ -112,7 +135,10 @@ def test_text_that_is_no_plan_is_refused(text: str) -> None:
         PrivacyPlan.from_json(text)
 
 
-@pytest.mark.parametrize("field", ["popularity", "step", "steps", "delta", "epsilon", "noise"])
+@pytest.mark.parametrize(
+    "field",
+    ["popularity", "step", "steps", "delta", "epsilon", "noise", "aggregation", "colluders"],
+)
 def test_a_plan_with_a_missing_field_is_refused(plan: PrivacyPlan, field: str) -> None:
     value = json.loads(plan.to_json())
     del value[field]
@@ -154,6 +180,12 @@ def test_a_plan_with_a_bad_mechanism_is_refused(plan: PrivacyPlan, field: str, b
         ("steps", math.nan),
         ("delta", "small"),
         ("epsilon", []),
+        ("aggregation", "hidden"),
+        ("aggregation", "secure"),
+        ("least_participants", 7),
+        ("least_participants", 1.0),
+        ("colluders", 1),
+        ("word_bytes", 4),
         ("step", "step"),
         ("step", [1, 2]),
     ],
@@ -245,6 +277,52 @@ def test_shared_noise_of_all_organisations_adds_up_to_the_planned_noise() -> Non
         assert math.sqrt(9 * one**2) == pytest.approx(own.mechanism(name).deviation)
 
 
+@pytest.mark.parametrize(
+    ("organisations", "colluders", "share"),
+    [(3, 1, 2**-0.5), (8, 1, 6**-0.5), (8, 2, 5**-0.5), (8, 0, 7**-0.5), (24, 1, 20**-0.5)],
+)
+def test_in_a_secure_sum_those_that_are_neither_lost_nor_against_the_others_add_the_planned_noise(
+    organisations: int, colluders: int, share: float
+) -> None:
+    # One in eight may be lost: of 8 there are 7 left, of 24 there are 21, of 3 there are 3.
+    plan = secure(organisations, colluders)
+    own = make_plan(configured(training={"rounds": 4}), 100, organisations)
+    assert plan.events() == own.events()
+    for mechanism in plan.mechanisms:
+        assert mechanism.noise_share == pytest.approx(share, rel=1e-15)
+        assert (mechanism.distribution, mechanism.grid_bits) == ("discrete", 23)
+    assert plan.least_participants == {3: 3, 8: 7, 24: 21}[organisations]
+
+
+def test_alone_counts_the_noise_of_one_organisation_only() -> None:
+    plan = secure(8)
+    assert plan.step is not None
+    part = plan.step.noise_multiplier * 6**-0.5
+    assert plan.step.event(2, "alone") == Event(1.0, pytest.approx(part, rel=1e-15), 2)
+    assert plan.step.event(2) == plan.step.event(2, "joint") == Event(1.0, part * 6**0.5, 2)
+    assert plan.spent(binds="alone") > 2.0 * plan.spent()
+    own = secure(8, noise="own")
+    assert own.events(binds="alone") == own.events()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"least_participants": 2},
+        {"least_participants": 0},
+        {"colluders": 7},
+        {"colluders": -1},
+        {"word_bytes": 0},
+        {"word_bytes": 7},
+        {"step": None, "popularity": Mechanism("popularity", 1.0, 2.0, 1.0)},
+    ],
+    ids=str,
+)
+def test_figures_of_a_secure_sum_that_do_not_hold_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(PrivacyError):
+        dataclasses.replace(secure(8), **change)
+
+
 def test_own_noise_is_full_noise_however_many_organisations_there_are() -> None:
     one, many = (make_plan(configured(), 100, organisations) for organisations in (1, 50))
     assert one == many
@@ -278,6 +356,7 @@ def test_every_mechanism_draws_the_configured_noise() -> None:
     plan = make_plan(configured(distribution="discrete"), 100, 1)
     for name in ("popularity", "cooccurrence", "step"):
         assert plan.mechanism(name).distribution == "discrete"
+        assert plan.mechanism(name).grid_bits == 30
     with pytest.raises(PrivacyError, match="no distribution"):
         dataclasses.replace(plan.mechanism("step"), distribution="laplace")
 

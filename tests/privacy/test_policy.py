@@ -1,5 +1,6 @@
 """A policy is read whole or refused with the key at fault, and has one exact form on record."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -9,11 +10,20 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
-from shared.entries import exact
-from shared.errors import PrivacyError
+from client.budget import BudgetJudge
+from client.directory import experiment_policy
+from client.policy_cli import policy_app
+from client.releases import Identity
+from shared.config import parse_config
+from shared.entries import Intent, Opening, exact
+from shared.errors import ConfigError, PrivacyError
+from shared.judge import Past
+from shared.plan import PrivacyPlan, make_plan
 from shared.policy import Policy
 from shared.sections import to_toml
+from shared.words import thousandths_text
 
 MakePolicy = Callable[..., Policy]
 
@@ -205,3 +215,142 @@ def test_an_exact_number_reads_back_the_same(value: float) -> None:
     assert isinstance(text, str)
     assert math.copysign(1.0, float(text)) == math.copysign(1.0, value)
     assert float(text) == value
+
+
+def run_policy(*arguments: str) -> Result:
+    return CliRunner().invoke(policy_app, list(arguments))
+
+
+def test_a_template_of_a_secure_sum_fits_the_plan_of_as_many_organisations(
+    tmp_path: Path, roster: tuple[str, ...], secure_plan: PrivacyPlan
+) -> None:
+    members = [part for key in roster for part in ("--member", key.upper())]
+    named = ["template", "--name", "house", "--users", "20"]
+    given_ = [*named, "--delta", "1e-4", "--aggregation", "secure", "--organisations", "8"]
+    done = run_policy(*given_, *members)
+    assert done.exit_code == 0
+    path = written(tmp_path, done.output)
+    policy = Policy.load(path)
+    assert policy.mechanism.noise == "shared"
+    assert policy.mechanism.distribution == ("discrete",)
+    assert policy.mechanism.least_noise_share == secure_plan.mechanism("step").noise_share
+    trust = policy.trust
+    assert (trust.binds, trust.colluders, trust.least_participants) == ("joint", 1, 7)
+    assert trust.members == roster
+    assert not trust.simulated_sum
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"plan": secure_plan.to_json()}))
+    checked = run_policy("check", str(path), "--plan", str(plan))
+    assert checked.exit_code == 0
+    text = " ".join(checked.output.split())
+    assert "Nothing in the policy forbids it" in text
+    assert "joint, which the budget counts: 8.000 when all of it has run" in text
+    alone = thousandths_text(secure_plan.spent(binds="alone"))
+    assert f"alone: {alone} when all of it has run, if everybody else" in text
+
+
+def test_a_secure_plan_is_refused_under_a_policy_that_counts_alone_or_names_nobody(
+    tmp_path: Path, make_secure_policy: MakePolicy, secure_plan: PrivacyPlan
+) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"plan": secure_plan.to_json()}))
+    path = written(tmp_path, to_toml(make_secure_policy(binds="alone")))
+    checked = run_policy("check", str(path), "--plan", str(plan))
+    assert checked.exit_code == 1
+    assert "refused budget.epsilon" in checked.output
+    assert "alone, which the budget counts" in " ".join(checked.output.split())
+    path = written(tmp_path, to_toml(make_secure_policy(members=())))
+    checked = run_policy("check", str(path), "--plan", str(plan))
+    assert checked.exit_code == 1
+    assert "refused trust.members" in checked.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--aggregation", "secure"], "needs --organisations"),
+        (["--aggregation", "secure", "--organisations", "2"], "needs 3 or more"),
+        (["--aggregation", "secure", "--organisations", "3", "--colluders", "3"], "too few"),
+        (["--aggregation", "secure", "--organisations", "8", "--member", "ab" * 32], "1 key given"),
+        (["--organisations", "8"], "give that too"),
+        (["--member", "ab" * 32], "give that too"),
+    ],
+)
+def test_a_template_of_no_secure_sum_says_why(arguments: list[str], words: str) -> None:
+    done = run_policy("template", "--name", "house", "--users", "20", *arguments)
+    assert isinstance(done.exception, ConfigError | PrivacyError)
+    assert words in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('binds = "neither"', "trust.binds"),
+        ("least_participants = 2", "trust.least_participants"),
+        ("colluders = -1", "trust.colluders"),
+        ('members = ["ab"]', "trust.members"),
+    ],
+)
+def test_a_rule_of_trust_that_cannot_be_names_itself(tmp_path: Path, line: str, words: str) -> None:
+    assert words in sentence(tmp_path, f"{BARE}[trust]\n{line}\n")
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "privacy", "share", "trust"),
+    [
+        ("secure", {}, 6**-0.5, ("joint", 7, False)),
+        ("secure", {"noise": "own"}, 1.0, ("alone", 7, False)),
+        ("plain", {}, 1.0, ("alone", 3, False)),
+        ("plain", {"noise": "shared"}, 8**-0.5, ("joint", 3, True)),
+    ],
+)
+def test_an_experiments_policy_allows_the_runs_own_plan_and_no_less_noise(
+    aggregation: str, privacy: dict[str, Any], share: float, trust: tuple[str, int, bool]
+) -> None:
+    config = parse_config(
+        {
+            "privacy": {"delta": 1e-3} | privacy,
+            "aggregation": {"mode": aggregation},
+            "partition": {"organisations": 8},
+            "training": {"rounds": 2},
+        },
+        "test",
+    )
+    policy = experiment_policy(config, Identity("house", 0, 100), 800)
+    assert policy.mechanism.least_noise_share == share
+    rules = policy.trust
+    assert (rules.binds, rules.least_participants, rules.simulated_sum) == trust
+    plan = make_plan(config, 800, 8)
+    past = Past()
+    past.opening = Opening("", {}, "", "user", "add or remove one user", "", "experiment")
+    judge = BudgetJudge(policy, past)
+    intents = [
+        Intent.of(
+            mechanism,
+            plan,
+            1,
+            run="run",
+            round=0,
+            federation="",
+            participants=(),
+            secret_randomness=True,
+            adapter_before="",
+            policy=policy.sha256,
+            population="",
+            code="",
+            canaries=0,
+        )
+        for mechanism in plan.mechanisms
+    ]
+    assert judge.judged(intents, plan, "2026-05-01T12:00:00+00:00", proposed=True) == []
+    less = [dataclasses.replace(i, noise_share=0.99 * i.noise_share) for i in intents]
+    found = judge.judged(less, plan, "2026-05-01T12:00:00+00:00", proposed=True)
+    assert "mechanism.least_noise_share" in {refusal.rule for refusal in found}
+
+
+def test_an_experiment_in_which_all_collude_is_refused() -> None:
+    config = parse_config(
+        {"aggregation": {"colluders": 7}, "partition": {"organisations": 8}}, "test"
+    )
+    with pytest.raises(PrivacyError, match="too few would have to agree"):
+        experiment_policy(config, Identity("house", 0, 100), 800)

@@ -60,7 +60,7 @@ def test_spending_is_on_disk_before_training_starts(
 ) -> None:
     seen: list[list[tuple[str, str]]] = []
 
-    def look(*_: Any) -> Update:
+    def look(**_: Any) -> Update:
         seen.append(records_on_disk(agent))
         return Update(adapter, 0)
 
@@ -158,7 +158,7 @@ def test_an_answer_that_is_not_finite_is_spent_and_not_sent(
     agent: Agent, plan: PrivacyPlan, adapter: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = {name: np.full_like(value, np.nan) for name, value in adapter.items()}
-    monkeypatch.setattr("client.agent.private_steps", lambda *_: Update(broken, 0))
+    monkeypatch.setattr("client.agent.private_steps", lambda **_: Update(broken, 0))
     with pytest.raises(TacitError, match="the computation failed"):
         agent.train(asked(plan, adapter))
     assert records_on_disk(agent) == [("intent", "run/1/step"), ("refusal", "run/1/step")]

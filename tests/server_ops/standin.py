@@ -24,7 +24,8 @@ def main(grid, context):
         with (directory / "progress.jsonl").open("a") as file:
             file.write(json.dumps({"event": event, "at": at, **figures}) + "\\n")
 
-    plan = json.dumps({"epsilon": 8.0, "delta": 0.001})
+    figures = {"aggregation": "plain", "least_participants": 1, "colluders": 0}
+    plan = json.dumps({"epsilon": 8.0, "delta": 0.001, **figures})
     (directory / "plan.json").write_text(json.dumps({"sha256": "ab" * 32, "plan": plan}))
     tell("planned", organisations=config["partition.organisations"])
     done = directory / "rounds"

@@ -12,7 +12,7 @@ from flwr.common.config import flatten_dict
 from server.ops.folder import Folder, join_address, split_address
 from server.ops.submit import build_app, resume, submit
 from shared.config import Config, from_run_config, load_config
-from shared.errors import ConfigError, RunError
+from shared.errors import ConfigError, FederationError, RunError
 
 LARGEST_BUNDLE = 10 * 1024 * 1024
 
@@ -68,8 +68,15 @@ def test_a_name_that_is_no_folders_is_refused(folder: Folder, name: str) -> None
 
 
 def test_noise_that_exists_in_simulation_only_is_refused(folder: Folder) -> None:
-    with pytest.raises(ConfigError, match="noise=own"):
-        submit(folder, load_config(None, ["privacy.noise=shared"]), "first", 0.0, print)
+    simulated = load_config(None, ["privacy.noise=shared", "aggregation.mode=plain"])
+    with pytest.raises(ConfigError, match=r"set aggregation\.mode=secure or privacy\.noise=own"):
+        submit(folder, simulated, "first", 0.0, print)
+
+
+def test_noise_that_is_shared_under_masks_goes_on_to_the_superlink(folder: Folder) -> None:
+    masked = load_config(None, ["privacy.noise=shared", "aggregation.mode=secure"])
+    with pytest.raises(FederationError, match="does not answer"):
+        submit(folder, masked, "first", 0.0, print)
 
 
 def test_a_run_that_does_not_exist_is_not_resumed(folder: Folder) -> None:

@@ -71,6 +71,14 @@ def test_draws_of_generated_data_are_of_the_same_data(make_config: MakeConfig) -
     assert [(row.seeds, row.hr10_spread, row.ndcg10_spread) for row in rows] == [(3, 0.0, 0.0)]
 
 
+def test_accuracy_is_measured_in_secure_sums(make_config: MakeConfig) -> None:
+    config = make_config(partition={"organisations": 3}, training={"rounds": 0})
+    rows, _ = measure(config, [Setting("shared", 8.0, "secure")], 1, baselines=())
+    assert [(row.method, row.noise, row.aggregation) for row in rows] == [
+        ("statistics", "shared", "secure")
+    ]
+
+
 def test_the_private_step_is_timed_beside_other_ways_in_each_precision(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -157,6 +165,12 @@ def test_a_simulation_that_fails_is_told_with_its_own_words(
     config = make_config(data={"source": str(tmp_path / "nowhere")})
     with pytest.raises(RunError, match=r"exit status 2.*no such file"):
         first_round(config, samples=1)
+
+
+def test_another_aggregation_of_the_bench_is_refused() -> None:
+    result = CliRunner().invoke(bench_app, ["accuracy", "--aggregation", "masked"])
+    assert isinstance(result.exception, ConfigError)
+    assert "--aggregation masked: expected secure or plain" in str(result.exception)
 
 
 def test_a_setting_names_the_noise_and_its_epsilon() -> None:

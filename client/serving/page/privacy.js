@@ -15,6 +15,11 @@ const KINDS = {
   deliver_statistics: "receipt of statistics",
   deliver_adapter: "receipt of an adapter",
 };
+const PHASES = {
+  keys: "keys for a secure sum",
+  shares: "key shares for a secure sum",
+  unmask: "key shares that unmask a sum",
+};
 
 export async function showPrivacy() {
   const status = byId("privacy-status");
@@ -74,6 +79,7 @@ function budgetCard(found, budget) {
       fact("Delta", deltaText(found.delta)),
       fact("Protected", found.unit === "user" ? "a user's whole history" : found.unit),
       fact("Compared", found.adjacency),
+      ...sums(budget, found.members),
     ),
     found.purpose === "experiment"
       ? make("p", { class: "note" }, "This ledger is of an experiment in which one researcher holds all data.")
@@ -83,6 +89,23 @@ function budgetCard(found, budget) {
       : make("p", { class: "status" }, budget.spent === null ? "Something was released without noise of its own, so there is no bound to draw." : "Nothing was spent yet."),
   );
 }
+
+/** What rests on a secure sum, where one was used. */
+function sums({ secure, least_participants: least, colluders, joint, alone, binds }, members) {
+  if (!secure) return [];
+  const who = members ? `only the ${plural(members, "key")} of the policy count` : "the policy names no keys, so the server could have invented some";
+  const facts = [fact("Secure sums", `${plural(secure, "release")}: the server sees nothing but the sum of ${least} or more organisations; ${who}`)];
+  if (colluders === null) return facts;
+  const others = colluders > 0 ? `the server and ${plural(colluders, "other organisation")} at most, together` : colluders === 0 ? "the server by itself" : "nobody: too few organisations added noise";
+  const counted = (name) => (binds === name ? " (the budget counts this one)" : "");
+  facts.push(
+    fact("Joint", `${bound(joint)} against ${others}${counted("joint")}`),
+    fact("Alone", `${bound(alone)} where everybody else is against this organisation${counted("alone")}`),
+  );
+  return facts;
+}
+
+const bound = (epsilon) => (epsilon === null ? "no bound" : `ε ${epsilonText(epsilon)}`);
 
 /** Delta, rounded up to two digits. */
 function deltaText(delta) {
@@ -128,7 +151,7 @@ function releases(found) {
     found.releases.slice(0, count).map((one) => [
       timeText(one.time),
       one.round === "" ? one.run : `${one.run} · round ${one.round}`,
-      (KINDS[one.kind] ?? one.kind) + (one.again ? " (sent again)" : ""),
+      kindText(one) + (one.again ? " (sent again)" : ""),
       mechanismText(one),
       bytesText(one.size_bytes),
       make("code", { title: one.sha256 }, one.sha256.slice(0, 12)),
@@ -137,12 +160,20 @@ function releases(found) {
   return section;
 }
 
-function mechanismText({ mechanism, fields }) {
+function kindText({ kind, mechanism }) {
+  const [phase, rest] = kind.split("_");
+  if (mechanism === null && rest !== undefined && Object.hasOwn(PHASES, phase)) return PHASES[phase];
+  return KINDS[kind] ?? kind;
+}
+
+function mechanismText({ mechanism, fields, arrays }) {
+  if (mechanism === null && arrays.length) return "nothing of the data";
   if (mechanism === null) return `public fields: ${fields.map((name) => name.replaceAll("_", " ")).join(", ")}`;
-  const { noise_multiplier: noise, sampling_rate: rate, steps } = mechanism;
+  const { noise_multiplier: noise, noise_share: share, sampling_rate: rate, steps } = mechanism;
   if (!noise) return "no noise";
   const users = rate === 1 ? "all users" : `${(100 * rate).toPrecision(3)}% of users a step`;
-  return `noise × ${noise.toPrecision(3)}, ${users}${steps > 1 ? `, ${steps} steps` : ""}`;
+  const sum = share < 1 ? " in the sum" : "";
+  return `noise × ${noise.toPrecision(3)}${sum}, ${users}${steps > 1 ? `, ${steps} steps` : ""}`;
 }
 
 function refusals(found) {

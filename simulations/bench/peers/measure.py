@@ -5,7 +5,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 import simulations
 from shared.adapters import Arrays
-from shared.config import Config, parse_config
+from shared.config import Config
 from shared.errors import RunError
 from shared.plan import make_plan
 from simulations.bench.peers.ours import peers_world
@@ -28,6 +28,7 @@ from simulations.bench.peers.task import (
     write_items,
     write_task,
 )
+from simulations.variants import plain_sums, with_sections
 
 OURS = "ours"
 PFL = "pfl"
@@ -184,9 +185,8 @@ def agreement(
         config, ways, users, report, peers_python: as of ``measure``; ``ours`` runs in any case.
         rounds: of every way.
     """
-    exact = _with(
-        comparable(config, rounds),
-        {"privacy": {"noise": "none"}, "base": {"precision": "float32"}},
+    exact = with_sections(
+        comparable(config, rounds), privacy={"noise": "none"}, base={"precision": "float32"}
     )
     with tempfile.TemporaryDirectory(prefix="tacit-peers-") as scratch:
         root = Path(scratch)
@@ -208,28 +208,24 @@ def comparable(config: Config, rounds: int) -> Config:
 
     Gradients are clipped flat and updates are averaged, as Opacus, FedAvg and pfl do it.
     """
-    return _with(
+    plain = plain_sums(config)
+    return with_sections(
         config,
-        {
-            "run": {"engine": "in-process", "noise_free_twin": False, "organisations": ""},
-            "model": {"adapter": "ffa-lora", "rating_weight": 0.0, "warm_start": ""},
-            "privacy": {
-                "popularity_share": 0.0,
-                "cooccurrence_share": 0.0,
-                "adapter_share": 1.0,
-                "evaluation_share": 0.0,
-                "clipping": "flat",
-                "distribution": "gaussian",
-            },
-            "training": {
-                "rounds": rounds,
-                "steps_per_round": 1,
-                "sampling_rate": 1.0,
-                "step_size": 1.0,
-            },
-            "server": {"optimizer": "average", "iterate_average": 0.0},
-            "audit": {"canaries": 0},
+        run={"engine": "in-process", "noise_free_twin": False, "organisations": ""},
+        model={"adapter": "ffa-lora", "rating_weight": 0.0, "warm_start": ""},
+        privacy=plain["privacy"]
+        | {
+            "popularity_share": 0.0,
+            "cooccurrence_share": 0.0,
+            "adapter_share": 1.0,
+            "evaluation_share": 0.0,
+            "clipping": "flat",
+            "distribution": "gaussian",
         },
+        aggregation=plain["aggregation"],
+        training={"rounds": rounds, "steps_per_round": 1, "sampling_rate": 1.0, "step_size": 1.0},
+        server={"optimizer": "average", "iterate_average": 0.0},
+        audit={"canaries": 0},
     )
 
 
@@ -241,8 +237,8 @@ def prepare(config: Config, users: int, root: Path, peers_precision: str = "") -
     world = peers_world(config, users, root)
     loaded, parts = world.loaded, world.organisations
     runtime = loaded.runtime
-    settled = _with(
-        config, {"base": {"precision": runtime.precision}, "run": {"device": runtime.device}}
+    settled = with_sections(
+        config, base={"precision": runtime.precision}, run={"device": runtime.device}
     )
     count = sum(len(part.users) for part in parts)
     plan = make_plan(config, count, len(parts))
@@ -277,13 +273,6 @@ def _run(root: Path, task: Task, way: str, repeat: int, peers_python: Path) -> _
     return _Run(
         np.diff(times).tolist(), np.diff(used).tolist(), ended.peak_mib, load_file(out / ADAPTER)
     )
-
-
-def _with(config: Config, changes: Mapping[str, Mapping[str, Any]]) -> Config:
-    values = config.model_dump()
-    for section, table in changes.items():
-        values[section].update(table)
-    return parse_config(values, "tacit bench peers")
 
 
 def _flat(adapter: Arrays) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -26,6 +26,7 @@ ADAPTER_ALONE = (
     "privacy.adapter_share=1.0",
 )
 SMALL = (
+    "aggregation.mode=plain",
     "run.threads=1",
     "model.layers=1",
     "model.rank=2",
@@ -113,6 +114,7 @@ class Federation:
         host: of the SuperLink.
         folder: everything lies in it.
         quick: whether SuperNodes look for messages more often than Flower has it.
+        dropouts: of secure sums, that may be lost in one; None: what leaves is plain.
         houses: by name.
         superlink: ``tacit server start``.
         key: of the server; what houses approve.
@@ -123,6 +125,7 @@ class Federation:
     host: Host
     folder: Path
     quick: bool
+    dropouts: int | None = None
     houses: dict[str, House] = field(default_factory=dict)
     superlink: Started | None = None
     key: str = ""
@@ -203,9 +206,10 @@ class Federation:
                 two_users=name == TWO_USERS,
             )
         houses = list(self.houses.values())
-        for started in [house.init() for house in houses]:
+        for started in [house.init(*self._secure(len(houses))) for house in houses]:
             finished(started)
-        for started in [house.approve(self.key) for house in houses]:
+        known = [house.key for house in houses] if self.dropouts is not None else []
+        for started in [house.approve(self.key, *known) for house in houses]:
             finished(started)
         keys = []
         for house in houses:
@@ -218,6 +222,13 @@ class Federation:
         for house in houses:
             house.agent_ready()
 
+    def _secure(self, number: int) -> tuple[str, ...]:
+        """Options of ``tacit client init`` for secure sums of so many."""
+        if self.dropouts is None:
+            return ()
+        chosen = ("--aggregation", "secure", "--organisations", str(number))
+        return (*chosen, "--dropouts", str(self.dropouts))
+
     def nodes(self) -> dict[str, str]:
         """State of each registered SuperNode, by name."""
         found = json.loads(self.done("status", "server", "status", str(self.fed), "--json"))
@@ -228,7 +239,10 @@ class Federation:
         self._number += 1
         name = name or f"run{self._number}"
         base = next(iter(self.houses.values())).base
-        values = [*SMALL, f"base.name={base}", *(ADAPTER_ALONE if adapter_alone else ()), *options]
+        values = [*SMALL, f"base.name={base}", *(ADAPTER_ALONE if adapter_alone else ())]
+        if self.dropouts is not None:
+            values += ["aggregation.mode=secure", f"aggregation.dropouts={self.dropouts}"]
+        values += options
         process = self.tacit(
             *(name, "server", "run", str(self.fed), "--name", name),
             *("--orgs", str(len(self.houses)), "--wait", "90"),

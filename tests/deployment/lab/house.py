@@ -9,6 +9,7 @@ from pathlib import Path
 from audit.bundle import read_evidence
 from audit.heads import read_heads
 from audit.verify import Verification, verify_ledger
+from client.approval import public_key
 from lab.goods import Shop
 from lab.network import Host
 from lab.processes import Lab, Started, owner_of, wait_until
@@ -67,8 +68,8 @@ class House:
         command = self.host.command(TACIT, *arguments)
         return self.lab.start(self.name, step, command, self.environment)
 
-    def init(self, epsilon: float = 45.0, delta: float = 2e-4) -> Started:
-        """``tacit client init``."""
+    def init(self, *options: str, epsilon: float = 45.0, delta: float = 2e-4) -> Started:
+        """``tacit client init``, with further options."""
         interactions, items = self.shop.write(self.folder / "data")
         group = ("--socket-group", ids()[2]) if self.two_users else ()
         return self.tacit(
@@ -78,11 +79,20 @@ class House:
             *("--data", str(interactions), "--items", str(items), "--base", str(self.base)),
             *("--set", "machine.threads=1"),
             *group,
+            *options,
         )
 
-    def approve(self, federation: str) -> Started:
-        """``tacit client approve``."""
-        return self.tacit("approve", "client", "approve", str(self.org), "--federation", federation)
+    def approve(self, federation: str, *members: str) -> Started:
+        """``tacit client approve`` of a federation, and of the keys of others."""
+        return self.tacit(
+            *("approve", "client", "approve", str(self.org), "--federation", federation),
+            *(part for key in members for part in ("--member", key)),
+        )
+
+    @property
+    def key(self) -> str:
+        """Public key of its ledger."""
+        return public_key(self.org)
 
     def start_agent(self) -> Started:
         """``tacit client agent``; use ``agent_ready`` before asking it."""
@@ -202,7 +212,7 @@ class House:
         return [
             (request, entry)
             for request, entry in self.entries()
-            if isinstance(entry, Release) and entry.mechanism != "none" and request.startswith(run)
+            if isinstance(entry, Release) and entry.intent and request.startswith(run)
         ]
 
     def verified(self, heads: Path) -> Verification:
