@@ -157,6 +157,8 @@ class Agent:
         wanted = request.arrays.get("keys")
         if wanted is None or wanted.dtype != np.uint64 or wanted.ndim != 1:
             raise FederationError("cooccurrence: expected an array keys of uint64")
+        if plan.secure and len(np.unique(wanted)) != len(wanted):
+            raise FederationError("cooccurrence: some keys are asked for twice")
         if len(wanted) > self.most_items:
             raise FederationError(
                 f"cooccurrence: asked for {len(wanted)} items, {self.identity.name} gives at most "

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from server.inquiry import Inquiry
 from shared.errors import FederationError, PrivacyError
 from shared.files import atomic_path
-from shared.fixed_point import Words, from_words, unpacked
+from shared.fixed_point import Words, add_packed, from_words
 from shared.keys import verify_new
 from shared.masks import SECRET_BYTES, add_stream, joined_secret, joining_weights
 from shared.messages import Reply, Request
@@ -250,7 +250,7 @@ class _Attempt:
         with stage("masks"):
             words = np.zeros(self.size, dtype=np.uint64)
             for reply in masked.values():
-                words += unpacked(reply.arrays["masked"])
+                add_packed(words, reply.arrays["masked"])
             weights = joining_weights([nodes[r.node] for r in replies][: self.least])
             for column, dealer in enumerate(places):
                 shares = {nodes[r.node]: r.arrays["shares"][column].tobytes() for r in replies}

@@ -32,6 +32,8 @@ Words = npt.NDArray[np.uint64]
 REACH = 4.0
 TAIL = 12.0
 WORD_BYTES = (4, 5, 6, 7)
+# Words of a block, which stays in the processor's cache.
+BLOCK = 2**15
 
 
 def word_bytes(users: int, organisations: int, deviation: float) -> int:
@@ -85,7 +87,10 @@ def to_words(noised: npt.NDArray[np.float64], sensitivity: float, bits: int) -> 
 
 
 def from_words(total: Words, size: int, sensitivity: float, bits: int) -> npt.NDArray[np.float64]:
-    """What a sum of words modulo ``2**(8 size)`` stands for, ``[coordinates] float64``."""
+    """What a sum of words modulo ``2**(8 size)`` stands for, ``[coordinates] float64``.
+
+    Exact up to 6 bytes; beyond ``2**53`` steps, which 7 bytes hold, rounded to a float.
+    """
     unused = np.uint64(64 - 8 * size)
     # Shifted up and down again, the highest bit that counts becomes the sign.
     signed = (total << unused).view(np.int64) >> np.int64(unused)
@@ -100,6 +105,15 @@ def packed(words: Words, size: int) -> npt.NDArray[np.uint8]:
 
 def unpacked(rows: npt.NDArray[np.uint8]) -> Words:
     """Words from ``[coordinates, size] uint8``."""
-    wide = np.zeros((len(rows), 8), dtype=np.uint8)
-    wide[:, : rows.shape[1]] = rows
-    return wide.view("<u8").reshape(-1).astype(np.uint64, copy=False)
+    words = np.zeros(len(rows), dtype=np.uint64)
+    add_packed(words, rows)
+    return words
+
+
+def add_packed(words: Words, rows: npt.NDArray[np.uint8]) -> None:
+    """Add ``[coordinates, size] uint8`` to words, in place and modulo 2**64."""
+    wide = np.zeros((BLOCK, 8), dtype=np.uint8)
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        wide[: len(part), : rows.shape[1]] = part
+        words[start : start + BLOCK] += wide[: len(part)].view("<u8").reshape(-1)

@@ -109,7 +109,7 @@ def noised_on_grid(
         raise PrivacyError(
             "a sum to which discrete noise is added is not finite or is larger than "
             f"{GREATEST_SUM * spacing:g}, the most that float64 holds exactly on the grid; check "
-            "that rows are clipped, and split organisations of more than two million users"
+            "that rows are clipped, and split organisations of millions of users"
         )
     drawn = discrete_gaussian(total.size, deviation * INFLATION[bits] / spacing, random)
     noised: npt.NDArray[np.float64] = np.rint(steps) + drawn.reshape(total.shape)

@@ -19,11 +19,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from shared.errors import PrivacyError
-from shared.fixed_point import Words
+from shared.fixed_point import BLOCK, Words
 
 SECRET_BYTES = 32
-# Words of a block, which stays in the processor's cache.
-BLOCK = 2**15
 # The largest prime below 2**256: a share has as many bytes as the secret.
 PRIME = 2**256 - 189
 

@@ -165,6 +165,14 @@ def test_shares_that_unmask_without_an_intent_are_found(
     ]
 
 
+def test_shares_that_unmask_what_was_never_masked_are_found(
+    house: House, secure_house: House, places: Places
+) -> None:
+    body = dict(secure_house.record(secure_house.number_of("release", "r/1/unmask_step")).body)
+    number = house.append("release", "r/1/unmask_step", body)
+    assert places(house.verify().faults, "unmask a sum left without an intent") == [number]
+
+
 def test_shares_that_unmask_one_sum_twice_are_found(secure_house: House, places: Places) -> None:
     protocol(secure_house, "r/1/unmask_step")
     assert not secure_house.verify().faults

@@ -12,7 +12,8 @@ from lab.house import House
 from lab.network import Network, missing_permission
 from lab.processes import Lab, held, wait_until
 
-pytestmark = pytest.mark.slow
+# Every message starts a courier at each of four organisations: minutes, where others work too.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # The first trains long enough to be hit; two have goods in common.
 SHOPS = {
@@ -112,7 +113,11 @@ def test_an_agent_that_is_killed_in_each_phase_goes_on_or_is_left_out(allied: Fe
     run.wait_for_round(3)
     run.wait_for_round(4)
     assert run.finish() == 0, run.said()
-    assert run.rounds() == {1: 4, 2: 4, 3: 3, 4: 4}
+    replies = run.rounds()
+    # Whoever is not back within seconds is left out, too.
+    assert replies[1] >= FEWEST
+    assert replies[2] >= FEWEST
+    assert (replies[3], replies[4]) == (FEWEST, 4)
     for house in allied.houses.values():
         assert [intent.round for intent in house.intents(run.name)] == [1, 2, 3, 4]
     assert any("has spent its budget already" in r.sentence for _, r in north.refusals(run.name))

@@ -45,21 +45,24 @@ def test_the_bytes_of_a_number_grow_with_users_and_noise(
 
 
 def test_the_last_federation_that_fits_a_size_is_known() -> None:
-    """With 3 organisations and no noise: 4 U 2**24 + 3 < 2**31, 2**39 or 2**47."""
+    """With 3 organisations and no noise: 4 U 2**24 + 3 < 2**31, 2**39, 2**47 or 2**55."""
     assert [word_bytes(users, 3, 0.0) for users in (31, 32)] == [4, 5]
     assert [word_bytes(users, 3, 0.0) for users in (8191, 8192)] == [5, 6]
-    assert word_bytes(2_097_151, 3, 0.0) == 6
+    assert [word_bytes(users, 3, 0.0) for users in (2_097_151, 2_097_152)] == [6, 7]
+    assert word_bytes(2**29 - 1, 3, 0.0) == 7
 
 
 def test_a_federation_that_fits_no_size_is_refused() -> None:
-    with pytest.raises(PrivacyError, match=r"2097152 users .* do not fit 6 bytes a number; split"):
-        word_bytes(2_097_152, 3, 0.0)
-    with pytest.raises(PrivacyError, match=r"noise of 1e\+06 sensitivities do not fit"):
-        word_bytes(10, 3, 1e6)
+    with pytest.raises(
+        PrivacyError, match=r"536870912 users .* do not fit 7 bytes a number; split"
+    ):
+        word_bytes(2**29, 3, 0.0)
+    with pytest.raises(PrivacyError, match=r"noise of 1e\+09 sensitivities do not fit"):
+        word_bytes(10, 3, 1e9)
 
 
 @given(
-    users=st.integers(1, 10**6),
+    users=st.integers(1, 10**8),
     organisations=st.integers(3, 100),
     deviation=st.floats(2.0**-11, 100.0),
     sensitivity=st.floats(1e-3, 1e3),

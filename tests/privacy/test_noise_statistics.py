@@ -18,6 +18,7 @@ from client.resources import Resources
 from client.trainer import private_steps
 from shared.adapters import load_arrays
 from shared.config import Config
+from shared.grid import PLAIN_BITS
 from shared.histories import PrivateHistories
 from shared.plan import Mechanism
 from shared.randomness import PrivateRandom, from_operating_system
@@ -29,6 +30,7 @@ MakeHistories = Callable[[Sequence[Sequence[int]]], PrivateHistories]
 DeviationIs = Callable[[npt.NDArray[Any], float], bool]
 
 FALSE_ALARM = 1e-6
+BITS = {"gaussian": 0, "discrete": PLAIN_BITS}
 DECLARED = 20
 ITEMS = 400
 HOUSES = ([[0, 1, 2, 3], [3, 2, 1, 4, 5], [7, 7, 8]], [[9, 4, 1], [10, 11, 12, 13], [0, 2, 9, 5]])
@@ -95,7 +97,7 @@ def test_popularity_carries_new_noise_of_the_planned_size_each_time(
     deviation_is: DeviationIs,
     distribution: str,
 ) -> None:
-    mechanism = Mechanism("popularity", 1.0, 1.7, 1.0, 1.0, distribution)
+    mechanism = Mechanism("popularity", 1.0, 1.7, 1.0, 1.0, distribution, BITS[distribution])
     totals = [popularity_sum(make_histories(rows), ITEMS) for rows in HOUSES]
     residuals = noise_of(mechanism, totals)
     assert deviation_is(residuals, 1.7)
@@ -110,7 +112,7 @@ def test_cooccurrence_carries_new_noise_of_the_planned_size_each_time(
     deviation_is: DeviationIs,
     distribution: str,
 ) -> None:
-    mechanism = Mechanism("cooccurrence", 1.0, 0.9, 1.0, 1.0, distribution)
+    mechanism = Mechanism("cooccurrence", 1.0, 0.9, 1.0, 1.0, distribution, BITS[distribution])
     options = make_config().statistics
     totals = [cooccurrence_sum(make_histories(rows), np.arange(40), options) for rows in HOUSES]
     residuals = noise_of(mechanism, totals)
@@ -125,7 +127,7 @@ def test_steps_carry_new_noise_of_the_planned_size_each_time(
     deviation_is: DeviationIs,
     distribution: str,
 ) -> None:
-    mechanism = Mechanism("step", 1.0, 1.3, 0.5, 1.0, distribution)
+    mechanism = Mechanism("step", 1.0, 1.3, 0.5, 1.0, distribution, BITS[distribution])
     residuals = np.stack([step_noise(mechanism, rows) for _ in range(ROUNDS) for rows in HOUSES])
     # The update is float32: its last bits, 1e-8 here, are far below the noise.
     assert deviation_is(residuals, 1.3 * 0.5 / DECLARED)
@@ -136,7 +138,9 @@ def test_steps_carry_new_noise_of_the_planned_size_each_time(
 def test_shared_noise_of_all_organisations_adds_up_to_one_release(
     make_histories: MakeHistories, deviation_is: DeviationIs, distribution: str
 ) -> None:
-    mechanism = Mechanism("popularity", 1.0, 1.7, 1.0, ROUNDS**-0.5, distribution)
+    mechanism = Mechanism(
+        "popularity", 1.0, 1.7, 1.0, ROUNDS**-0.5, distribution, BITS[distribution]
+    )
     total = popularity_sum(make_histories(HOUSES[0]), ITEMS)
     assert deviation_is(noise_of(mechanism, [total]).sum(axis=0), 1.7)
 

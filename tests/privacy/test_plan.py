@@ -313,7 +313,7 @@ def test_alone_counts_the_noise_of_one_organisation_only() -> None:
         {"colluders": 7},
         {"colluders": -1},
         {"word_bytes": 0},
-        {"word_bytes": 7},
+        {"word_bytes": 8},
         {"step": None, "popularity": Mechanism("popularity", 1.0, 2.0, 1.0)},
     ],
     ids=str,

@@ -350,7 +350,7 @@ def test_an_experiments_policy_allows_the_runs_own_plan_and_no_less_noise(
 
 def test_an_experiment_in_which_all_collude_is_refused() -> None:
     config = parse_config(
-        {"aggregation": {"colluders": 7}, "partition": {"organisations": 8}}, "test"
+        {"aggregation": {"colluders": 8}, "partition": {"organisations": 8}}, "test"
     )
     with pytest.raises(PrivacyError, match="too few would have to agree"):
         experiment_policy(config, Identity("house", 0, 100), 800)

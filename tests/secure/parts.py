@@ -133,8 +133,7 @@ class Federation:
         deaf: whether those that are lost do not even get the message; otherwise their answer goes
             astray after they have acted.
         changes: what is done to a member's answer in a phase before it leaves; may refuse.
-        tales: whom the server tells a member to be in the sum, by its number, where that is not
-            the truth.
+        asks: what is done to the arrays of a request for a member in a phase before it comes.
         seen: all that went to and fro.
     """
 
@@ -144,7 +143,7 @@ class Federation:
     lost: dict[int, str] = field(default_factory=dict)
     deaf: bool = True
     changes: dict[tuple[int, str], Change] = field(default_factory=dict)
-    tales: dict[int, list[int]] = field(default_factory=dict)
+    asks: dict[tuple[int, str], Change] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -189,13 +188,10 @@ class Federation:
             if one.phase == "unmask" and one.reply
         ]
 
-    def _told(self, request: Request, numbers: list[int]) -> Request:
+    def places(self, numbers: Iterable[int]) -> list[int]:
+        """Where members of these numbers stand in a roster of all, ascending."""
         signers = sorted(member.key.public for member in self.members)
-        places = sorted(signers.index(self.members[number].key.public) for number in numbers)
-        true = request.arrays["secure.included"].tolist()
-        receipts = request.arrays["secure.receipts"][[true.index(place) for place in places]]
-        arrays = {"secure.included": np.array(places), "secure.receipts": receipts}
-        return dataclasses.replace(request, arrays={**request.arrays, **arrays})
+        return sorted(signers.index(self.members[number].key.public) for number in numbers)
 
     def _answer(self, message: Message, context: Context) -> Message:
         kind, number = message.metadata.message_type, int(str(context.node_config["partition-id"]))
@@ -204,8 +200,8 @@ class Federation:
             next(name for name, asked in SUMMED.items() if asked == kind),
         )
         request = parse_request(from_records(message.content, "request"))
-        if phase == "unmask" and number in self.tales:
-            request = self._told(request, self.tales[number])
+        arrays = self.asks.get((number, phase), dict)(request.arrays)
+        request = dataclasses.replace(request, arrays=arrays)
         since = self.lost.get(number)
         gone = since is not None and PHASES.index(phase) >= PHASES.index(since)
         try:

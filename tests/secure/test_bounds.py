@@ -5,18 +5,20 @@ Each test within the bounds has one just beyond them, where the same attack work
 
 import itertools
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 
-from shared.errors import FederationError
-from shared.roster import MASK_KEY, SELF_MASK
+from shared.errors import FederationError, RefusedError
+from shared.roster import MASK_KEY, SELF_MASK, Roster, context_of
 from shared.tolerance import check_tolerance, least_participants, untolerated
+from shared.wire import arrays_sha256
 from tests.secure.adversary import View
 from tests.secure.conftest import MakeFederation
-from tests.secure.parts import Federation
+from tests.secure.parts import Arrays, Change, Federation
 
 FIGURES = [
     (n, least, colluders)
@@ -163,13 +165,25 @@ def unbounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.secure.untolerated", lambda *_: "")
 
 
+def including(places: list[int]) -> Change:
+    """Ask for the shares of a sum of these, of whom all have sent receipts."""
+
+    def change(arrays: Arrays) -> Arrays:
+        true = arrays["secure.included"].tolist()
+        receipts = arrays["secure.receipts"][[true.index(place) for place in places]]
+        return arrays | {"secure.included": np.array(places), "secure.receipts": receipts}
+
+    return change
+
+
 def told(federation: Federation, lost: dict[int, set[int]]) -> View:
     """What the server has after it has told each whom it calls lost."""
     everybody = set(range(len(federation.members)))
-    federation.tales = {number: sorted(everybody - gone) for number, gone in lost.items()}
+    for number, gone in lost.items():
+        federation.asks[number, "unmask"] = including(federation.places(everybody - gone))
     held = {}
 
-    def keep(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def keep(arrays: Arrays) -> Arrays:
         held.update({n: member.state for n, member in enumerate(federation.members)})
         return arrays
 
@@ -235,3 +249,76 @@ def test_within_it_no_tale_brings_both_secrets_of_one(make: MakeFederation) -> N
     honest = range(4)
     assert set(known(view, SELF_MASK, honest)).isdisjoint(known(view, MASK_KEY, honest))
     assert not residues(view, federation, [0])
+
+
+def masked_with(places: list[int]) -> Change:
+    """Ask for a vector that is masked with these alone."""
+
+    def change(arrays: Arrays) -> Arrays:
+        rows = [arrays["secure.senders"].tolist().index(place) for place in places]
+        names = ("secure.senders", "secure.ciphertexts", "secure.digests")
+        return arrays | {name: arrays[name][rows] for name in names}
+
+    return change
+
+
+def two_camps(
+    federation: Federation, first: tuple[int, ...], second: tuple[int, ...]
+) -> dict[int, bool]:
+    """Who gives shares where two camps were told of other participants; the last one is hostile.
+
+    Args:
+        federation: of five.
+        first: participants for members 0 and 1; all of their camp and the hostile one are included.
+        second: the same for members 2 and 3.
+    """
+    camps = {0: first, 1: first, 2: second, 3: second}
+    for number, participants in camps.items():
+        change = masked_with(federation.places(participants))
+        federation.asks[number, "masked"] = change
+    with suppress(FederationError):
+        federation.total(repeat=False)
+    sent = {one.number: one for one in federation.seen if one.phase == "masked" and one.reply}
+    dealt = next(one for one in federation.seen if one.phase == "shares")
+    roster = Roster.from_arrays(context_of(dealt.request, "step"), dealt.request.arrays)
+    hostile = federation.members[4]
+    given = {}
+    for number, participants in camps.items():
+        senders = federation.places(participants)
+        asked = bytes.fromhex(arrays_sha256(sent[number].request.payload))
+        signature = hostile.key.sign(roster.receipt(senders, asked))
+        receipts = {n: sent[n].reply["receipt"].tobytes() for n in range(4)}
+        receipts[4] = bytes.fromhex(signature)
+        given[number] = False
+        for size in range(federation.plan.least_participants, len(participants) + 1):
+            for included in itertools.combinations(participants, size):
+                chosen = federation.places(included)
+                by_place = {federation.places([n])[0]: receipts[n] for n in included}
+                rows = [np.frombuffer(by_place[place], dtype=np.uint8) for place in chosen]
+                arrays = {
+                    "secure.senders": np.array(senders),
+                    "secure.included": np.array(chosen),
+                    "secure.receipts": np.stack(rows),
+                }
+                request = replace(sent[number].request, arrays=arrays)
+                with suppress(RefusedError):
+                    federation.members[number].act("unmask", request)
+                    given[number] = True
+    return given
+
+
+def test_beyond_the_first_bound_two_camps_give_shares_of_two_sums(
+    make: MakeFederation, unbounded: None
+) -> None:
+    given = two_camps(make(5, 3), (0, 1, 2, 4), (0, 2, 3, 4))
+    assert given == {0: True, 1: True, 2: True, 3: True}
+
+
+def test_within_it_neither_of_two_camps_gives_any(make: MakeFederation) -> None:
+    given = two_camps(make(5, 4), (0, 1, 2, 3, 4), (0, 2, 3, 4))
+    assert given == {0: False, 1: False, 2: False, 3: False}
+
+
+def test_within_it_one_camp_of_all_honest_ones_does(make: MakeFederation) -> None:
+    given = two_camps(make(5, 4), (0, 1, 2, 3, 4), (0, 1, 2, 3, 4))
+    assert given == {0: True, 1: True, 2: True, 3: True}

@@ -151,6 +151,7 @@ def test_the_view_of_a_sum_of_all_tells_nothing_else(make: MakeFederation) -> No
     play(make(4, 3, size=SIZE), GAMES).check_chance()
 
 
+@pytest.mark.slow
 def test_nor_does_it_where_one_is_lost_and_its_masks_are_known(make: MakeFederation) -> None:
     play(make(4, 3, size=SIZE), GAMES, lost=True).check_chance()
 
