@@ -31,6 +31,7 @@ from shared.errors import FederationError, UnreachableError
 from shared.models import load_model
 from shared.plan import PrivacyPlan, make_plan
 from shared.settings import shared_settings
+from shared.splits import split
 from shared.statistics import popularity_sum
 from shared.wire import AgentAccess, Parcel
 from simulations.engine import InProcessGrid
@@ -200,9 +201,10 @@ def make_federation(
 
 
 def truth(houses: list[House]) -> npt.NDArray[np.float64]:
-    """The sum of the popularity of all, in the order of the keys."""
+    """The sum of the popularity of all, in the order of the keys; training never saw the last."""
     order = np.argsort(catalogue().key_hashes)
-    return len(houses) * popularity_sum(histories(), ITEMS)[order]
+    seen = split(histories(), "leave-one-out", "test").train
+    return len(houses) * popularity_sum(seen, ITEMS)[order]
 
 
 def mortal_of(federation: Federation) -> Mortal:
