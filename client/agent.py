@@ -141,14 +141,7 @@ class Agent:
 
             return self._noised(request, mechanism, total, random, canaries, layout)
 
-        if plan.secure:
-            return self._summing.release(request, mechanism, compute)
-        return self.releases.release(
-            request,
-            mechanism,
-            1,
-            lambda random: {"keys": keys, "values": compute(random).astype(np.float32)},
-        )
+        return self._release_sum(request, mechanism, compute, {"keys": keys})
 
     def cooccurrence(self, request: Request) -> Reply:
         """Release G over those of the asked items that this organisation has."""
@@ -190,14 +183,7 @@ class Agent:
 
             return self._noised(request, mechanism, total, random, canaries, layout)
 
-        if plan.secure:
-            return self._summing.release(request, mechanism, compute)
-        return self.releases.release(
-            request,
-            mechanism,
-            1,
-            lambda random: {"keys": own, "values": compute(random).astype(np.float32)},
-        )
+        return self._release_sum(request, mechanism, compute, {"keys": own})
 
     def train(self, request: Request) -> Reply:
         """Run the round's private steps from the given adapter and release the noised update.
@@ -242,11 +228,7 @@ class Agent:
         def compute(random: PrivateRandom) -> Floats:
             return noised_sum(self._histories, total, mechanism, random)
 
-        if plan.secure:
-            return self._summing.release(request, mechanism, compute)
-        return self.releases.release(
-            request, mechanism, 1, lambda random: {"values": compute(random).astype(np.float32)}
-        )
+        return self._release_sum(request, mechanism, compute, {})
 
     def aggregate(self, request: Request, phase: str, name: str) -> Reply:
         """A phase of a secure sum before or after the masked input; costs nothing.
@@ -325,6 +307,22 @@ class Agent:
         """Refuse another model than the one held here, and one that the policy does not allow."""
         rules, load = self.policy.model, self._resources
         return checked_resources(request, kind, load, self.config, rules, self.releases)
+
+    def _release_sum(
+        self,
+        request: Request,
+        mechanism: Mechanism,
+        compute: Callable[[PrivateRandom], Floats],
+        public: dict[str, npt.NDArray[Any]],
+    ) -> Reply:
+        """Release a noised sum: under masks, or beside the names of its coordinates."""
+        if plan_of(request, mechanism.name).secure:
+            return self._summing.release(request, mechanism, compute)
+
+        def values(random: PrivateRandom) -> dict[str, npt.NDArray[Any]]:
+            return public | {"values": compute(random).astype(np.float32)}
+
+        return self.releases.release(request, mechanism, 1, values)
 
     def _noised(
         self,

@@ -31,7 +31,7 @@ from shared.policy import Policy
 from shared.sections import to_toml
 from shared.splits import split
 from shared.stages import stage
-from shared.tolerance import check_tolerance, least_participants
+from shared.tolerance import check_tolerance, least_participants, noise_share
 
 _agents: dict[Path, Agent] = {}
 _gates: dict[Path, Gate] = {}
@@ -118,7 +118,7 @@ def experiment_policy(config: Config, identity: Identity, users: int) -> Policy:
     if secure:
         check_tolerance(houses, least, aggregation.colluders)
         trust |= {"colluders": aggregation.colluders, "least_participants": least}
-    share = (least - aggregation.colluders if secure else houses) ** -0.5
+    share = noise_share(least, aggregation.colluders if secure else 0)
     return Policy.from_values(
         {
             "organisation": {"name": identity.name, "declared_users": identity.declared_users},

@@ -122,7 +122,7 @@ def secure_rules(
     Raises:
         ConfigError: if the figures are missing or do not fit together.
     """
-    from shared.tolerance import check_tolerance, least_participants
+    from shared.tolerance import check_tolerance, least_participants, noise_share
 
     if organisations is None:
         raise ConfigError("--aggregation secure needs --organisations: how many take part")
@@ -138,7 +138,7 @@ def secure_rules(
         "mechanism": {
             "noise": "shared",
             "distribution": ("discrete",),
-            "least_noise_share": (least - colluders) ** -0.5,
+            "least_noise_share": noise_share(least, colluders),
         },
         "trust": {
             "binds": "joint",

@@ -145,7 +145,6 @@ class Releases:
         """
         plan = plan_of(request, mechanism.name)
         from_adapter = mechanism.name == "step" and bool(request.arrays)
-        before = arrays_sha256(request.payload) if plan.secure else request.arrays_sha256
         return Intent.of(
             mechanism,
             plan,
@@ -154,7 +153,7 @@ class Releases:
             round=request.round,
             federation=request.federation,
             secret_randomness=secret,
-            adapter_before=before if from_adapter else "",
+            adapter_before=request.payload_sha256 if from_adapter else "",
             participants=participants,
             policy=self.ledger.policy_sha256,
             population=self.ledger.population,

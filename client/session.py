@@ -47,7 +47,7 @@ from shared.roster import (
 )
 from shared.stages import stage
 from shared.tolerance import untolerated
-from shared.wire import AnyArrays, arrays_sha256
+from shared.wire import AnyArrays
 
 Refuse = Callable[[str, str], RefusedError]
 
@@ -109,8 +109,8 @@ class Session:
                 f"{trust.least_participants} are asked for",
             )
         context = context_of(request, mechanism)
-        state = self._load()
-        if state is None or not self.holds(request, mechanism):
+        state = self._current(context)
+        if state is None:
             cipher, seed, mask_secret = X25519PrivateKey.generate(), new_secret(), new_secret()
             mask = X25519PrivateKey.from_private_bytes(mask_secret)
             announcement = Announcement.signed(
@@ -132,8 +132,7 @@ class Session:
 
     def holds(self, request: Request, mechanism: str) -> bool:
         """Whether the keys of this attempt are the ones that are held."""
-        state = self._load()
-        return state is not None and state.context == context_of(request, mechanism).hex()
+        return self._current(context_of(request, mechanism)) is not None
 
     def deal(
         self, request: Request, plan: PrivacyPlan, mechanism: str, trust: TrustRules, refuse: Refuse
@@ -196,7 +195,7 @@ class Session:
             raise refuse("secure.order", "no shares were dealt in this attempt")
         roster = _roster_of(state)
         senders = places_array(request.arrays, "secure.senders", len(roster.members))
-        asked = arrays_sha256(request.payload)
+        asked = request.payload_sha256
         if state.senders and (tuple(senders), asked) != (state.senders, state.asked):
             raise refuse(
                 "secure.replay",
@@ -396,10 +395,15 @@ class Session:
             raise refuse("secure.roster", str(error)) from error
 
     def _open(self, request: Request, mechanism: str, refuse: Refuse) -> _State:
-        state = self._load()
-        if state is None or not self.holds(request, mechanism):
+        state = self._current(context_of(request, mechanism))
+        if state is None:
             raise refuse("secure.order", "no keys were announced for this attempt, or others since")
         return state
+
+    def _current(self, context: bytes) -> _State | None:
+        """The state, if it is that of this attempt."""
+        state = self._load()
+        return state if state is not None and state.context == context.hex() else None
 
     def _load(self) -> _State | None:
         if not self._path.exists():

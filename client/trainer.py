@@ -197,9 +197,8 @@ def private_sum(
     Returns:
         ``[coordinates] float64``: the trained parameters one after the other, in order of name.
     """
-    sgd = torch.optim.SGD(list(trainable_model.model.trained.values()), lr=options.step_size)
-    optimizer = PrivateOptimizer(sgd, mechanism, clipping, declared_users, random)
     task = _Task(trainable_model, histories, items, prior, mechanism, window, options, random)
+    optimizer = task.optimizer(clipping, declared_users)
     if canaries is not None:
         task.introduce(canaries, optimizer, 1.0)
     task.accumulate(optimizer, canaries, torch.Generator().manual_seed(public_seed))
@@ -244,10 +243,9 @@ def private_steps(
     """
     model = trainable_model.model
     before = adapter_arrays(model)
-    sgd = torch.optim.SGD(list(model.trained.values()), lr=options.step_size)
-    optimizer = PrivateOptimizer(sgd, mechanism, clipping, declared_users, random)
     public = torch.Generator().manual_seed(public_seed)
     task = _Task(trainable_model, histories, items, prior, mechanism, window, options, random)
+    optimizer = task.optimizer(clipping, declared_users)
     if canaries is not None:
         task.introduce(canaries, optimizer, optimizer.divisor)
     for _ in range(steps):
@@ -269,6 +267,12 @@ class _Task:
     window: int
     options: TrainingSection
     random: PrivateRandom
+
+    def optimizer(self, clipping: str, declared_users: int) -> PrivateOptimizer:
+        """Clips, adds up and noises what is trained."""
+        trained = list(self.trainable_model.model.trained.values())
+        sgd = torch.optim.SGD(trained, lr=self.options.step_size)
+        return PrivateOptimizer(sgd, self.mechanism, clipping, declared_users, self.random)
 
     def introduce(self, canaries: Canaries, optimizer: PrivateOptimizer, divisor: float) -> None:
         """Tell canaries how many rows a user has, and by what the sum that they see is divided."""

@@ -6,7 +6,7 @@ from client.approval import public_key
 from client.directory import read_policy
 from client.outcomes import FAILED, OK, WARNING, Outcome
 from shared.policy import Policy
-from shared.tolerance import untolerated
+from shared.tolerance import noise_share, untolerated
 from shared.trust import ROUNDING
 
 NAME = "secure sums"
@@ -46,7 +46,7 @@ def _contradiction(policy: Policy) -> str:
     problem = untolerated(least, least, trust.colluders)
     if problem:
         return f"trust: {problem}"
-    share = (least - trust.colluders) ** -0.5
+    share = noise_share(least, trust.colluders)
     if rules.least_noise_share > share * ROUNDING:
         return (
             f"mechanism.least_noise_share is {rules.least_noise_share:g}; where {least} "

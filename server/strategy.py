@@ -139,9 +139,9 @@ class FederationStrategy(Strategy):
             FederationError: if too few replies can be used; of secure sums only if several rounds
                 in a row were lost.
         """
-        packed, nothing = pack_arrays(adapter), ConfigRecord()
         if not self.plan.secure:
-            outgoing = self.configure_train(server_round, packed, nothing, grid)
+            packed = pack_arrays(adapter)
+            outgoing = self.configure_train(server_round, packed, ConfigRecord(), grid)
             replies = self.inquiry.exchange(grid, outgoing)
             record, metrics = self.aggregate_train(server_round, replies)
             assert record is not None

@@ -135,6 +135,12 @@ class Request:
         """The arrays without those of a secure sum."""
         return {n: v for n, v in self.arrays.items() if not n.startswith(SECURE)}
 
+    @functools.cached_property
+    def payload_sha256(self) -> str:
+        """Hash of the payload."""
+        payload = self.payload
+        return self.arrays_sha256 if len(payload) == len(self.arrays) else arrays_sha256(payload)
+
     def identifier(self, kind: str) -> str:
         """Names this request in ledgers; a repeated message has the same one."""
         again = f"/{self.attempt}" if self.attempt else ""

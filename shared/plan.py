@@ -23,7 +23,7 @@ from shared.errors import PrivacyError
 from shared.fixed_point import WORD_BYTES, word_bytes
 from shared.grid import GRID_BITS, PLAIN_BITS, SECURE_BITS, noised_on_grid
 from shared.randomness import PrivateRandom
-from shared.tolerance import check_tolerance, least_participants
+from shared.tolerance import check_tolerance, least_participants, noise_share
 
 
 class Adjacency(StrEnum):
@@ -340,11 +340,11 @@ def make_plan(config: Config, users: int, organisations: int) -> PrivacyPlan:
     least = (
         least_participants(organisations, config.aggregation.dropouts, colluders) if secure else 1
     )
-    honest = organisations
     if secure:
         check_tolerance(organisations, least, colluders)
-        honest = least - colluders
-    share = honest**-0.5 if noise is Noise.SHARED else 1.0
+    share = 1.0
+    if noise is Noise.SHARED:
+        share = noise_share(least if secure else organisations, colluders)
     distribution = "discrete" if secure else privacy.distribution
     bits = {"gaussian": 0, "discrete": SECURE_BITS if secure else PLAIN_BITS}[distribution]
 

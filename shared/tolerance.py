@@ -37,6 +37,16 @@ def least_participants(organisations: int, dropouts: int, colluders: int) -> int
     return next(held, organisations)
 
 
+def noise_share(least: int, colluders: int) -> float:
+    """Part of the planned deviation that each adds, so that the honest of any sum add all of it.
+
+    Args:
+        least: fewest in the sum.
+        colluders: that may join hands with the server, fewer than that.
+    """
+    return float((least - colluders) ** -0.5)
+
+
 def untolerated(participants: int, least: int, colluders: int) -> str:
     """Why a secure sum would not hold under these figures, as a sentence; empty if it does.
 

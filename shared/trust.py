@@ -15,7 +15,8 @@ from shared.policy import TrustRules
 from shared.tolerance import untolerated
 
 PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
-# Replies of a secure sum's phases besides the masked input, by their requests' names.
+# Replies of a secure sum's phases besides the masked input, by their requests' names. As in
+# ``shared.wire``, which loads Flower; whoever audits needs none of it.
 PHASES = KEYS, SHARES, UNMASK = "keys", "shares", "unmask"
 PHASE = re.compile(
     rf"([^/]+/[0-9]+)/({'|'.join(PHASES)})_({'|'.join(MECHANISMS)})((?:/[1-9][0-9]*)?)"

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from client.agent import Agent, Resources
+from client.agent import Agent
 from client.gate import Gate, Resident
 from client.ledger import Ledger
+from client.resources import Resources
 from shared.catalogue import Catalogue
 from shared.config import Config, parse_config
 from shared.errors import RefusedError
-from shared.histories import PrivateHistories
 from shared.keys import SigningKey
 from shared.messages import Request, pack_request, signed, unpack_reply
 from shared.plan import PrivacyPlan
@@ -26,6 +26,7 @@ from shared.policy import Policy
 from shared.roster import Announcement, Roster, context_of
 from shared.settings import shared_settings
 from shared.wire import POPULARITY, from_records, phase_kind, to_records
+from tests.agent.house import histories
 from tests.secure.parts import Arrays, Member, make_member, secure_plan
 
 DECLARED = 20
@@ -39,17 +40,6 @@ KINDS["masked"] = POPULARITY
 def catalogue(names: Sequence[str] = NAMES) -> Catalogue:
     """Made-up items of these names."""
     return Catalogue(tuple(names), tuple(names), {})
-
-
-def histories(rows: Sequence[Sequence[int]] = ROWS) -> PrivateHistories:
-    """Rows of items as histories."""
-    lengths = [len(row) for row in rows]
-    return PrivateHistories(
-        user_ids=tuple(f"user-{place}" for place in range(len(rows))),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        items=np.array([item for row in rows for item in row], dtype=np.int64),
-        times=np.array([float(t) for n in lengths for t in range(n)]),
-    )
 
 
 def run_config(**sections: Mapping[str, Any]) -> Config:

@@ -16,7 +16,8 @@ from shared.errors import FederationError
 from shared.plan import Mechanism, Noise
 from shared.randomness import from_seed
 from shared.statistics import cooccurrence_sum, popularity_sum
-from tests.secure.house import catalogue, histories
+from tests.agent.house import histories
+from tests.secure.house import catalogue
 from tests.secure.houses import open_houses
 from tests.secure.parts import secure_plan
 
