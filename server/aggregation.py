@@ -98,11 +98,19 @@ def statistics_arrays(
     popularity: Popularity,
     top: npt.NDArray[np.int64],
     triangle: Floats,
+    pair_deviation: float,
     options: StatisticsSection,
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """What is handed back to the organisations: post-processed, free of further cost."""
+    """What is handed back to the organisations: post-processed, free of further cost.
+
+    Args:
+        popularity: of all.
+        top, triangle: items of G and its noisy sums.
+        pair_deviation: of the noise in a sum; the greatest where houses share only some items.
+        options: of the post-processing.
+    """
     transition = transition_matrix(
-        triangle, popularity.noisy[top], popularity.deviation[top], options
+        triangle, popularity.noisy[top], popularity.deviation[top], pair_deviation, options
     )
     floor = log_popularity(np.zeros(1), float(popularity.deviation.max(initial=0.0)))
     return {
@@ -146,6 +154,8 @@ class ServerOptimizer:
     """Turns the mean update of a round into a step of the adapter.
 
     ``average`` adds it; ``momentum`` adds a decaying sum of updates, scaled by the learning rate;
+    ``normalised`` scales that sum to the length of the learning rate, so that neither loud noise
+    nor small gradients decide how far a round goes (Cutkosky and Mehta 2020, arXiv 2002.03305);
     ``adam`` is FedAdam (Reddi et al. 2021, arXiv 2003.00295) with bias correction.
     """
 
@@ -166,9 +176,13 @@ class ServerOptimizer:
             for name, value in update.items()
         }
         correction = 1.0 - beta**self.round
-        if options.optimizer == "momentum":
+        if options.optimizer in ("momentum", "normalised"):
+            step = options.learning_rate / correction
+            if options.optimizer == "normalised":
+                norm = math.sqrt(squared_norm(self.first))
+                step = options.learning_rate / norm if norm else 0.0
             return {
-                name: adapter[name] + options.learning_rate * self.first[name] / correction
+                name: (adapter[name] + step * self.first[name]).astype(np.float32)
                 for name in adapter
             }
         self.second = {

@@ -96,7 +96,7 @@ class FederationStrategy(Strategy):
         with stage("aggregate"):
             popularity = sum_popularity(replies, mechanism)
         top = np.empty(0, dtype=np.int64)
-        triangle = np.empty(0)
+        triangle, pair_deviation = np.empty(0), 0.0
         pairs = self.plan.cooccurrence
         if pairs is not None:
             top = covered_items(popularity, self.config.statistics)
@@ -108,8 +108,11 @@ class FederationStrategy(Strategy):
             )
             with stage("aggregate"):
                 triangle = sum_cooccurrence(replies, popularity, top)
+                pair_deviation = pairs.deviation * math.sqrt(len(replies))
         with stage("aggregate"):
-            return statistics_arrays(popularity, top, triangle, self.config.statistics)
+            return statistics_arrays(
+                popularity, top, triangle, pair_deviation, self.config.statistics
+            )
 
     def evaluation(self, grid: Grid) -> PrivateEvaluation:
         """Ask for the noised sums of hits, gains and users, and divide them."""
@@ -222,15 +225,16 @@ class FederationStrategy(Strategy):
         """P and G from secure sums."""
         found = self.sums.total(grid, "popularity", {}, 0)
         popularity = Popularity(found.keys, found.values, np.full(len(found.keys), found.deviation))
-        top, triangle = np.empty(0, dtype=np.int64), np.empty(0)
+        top, triangle, pair_deviation = np.empty(0, dtype=np.int64), np.empty(0), 0.0
         if self.plan.cooccurrence is not None:
             top = covered_items(popularity, self.config.statistics)
             asked = {"keys": popularity.keys[top]}
-            triangle = self.sums.total(
-                grid, "cooccurrence", asked, 0, triangle_size(len(top))
-            ).values
+            summed = self.sums.total(grid, "cooccurrence", asked, 0, triangle_size(len(top)))
+            triangle, pair_deviation = summed.values, summed.deviation
         with stage("aggregate"):
-            return statistics_arrays(popularity, top, triangle, self.config.statistics)
+            return statistics_arrays(
+                popularity, top, triangle, pair_deviation, self.config.statistics
+            )
 
     @property
     def _half(self) -> bool:

@@ -115,8 +115,8 @@ class ModelSection(Section):
     adapter: Literal["ffa-lora", "lora"] = Field(
         "ffa-lora", description="ffa-lora trains B and freezes A; lora trains both."
     )
-    rank: Count = Field(8, description="Rank of the adapters.")
-    alpha: Count = Field(16, description="LoRA alpha; the scale is alpha / rank.")
+    rank: Count = Field(2, description="Rank of the adapters.")
+    alpha: Count = Field(4, description="LoRA alpha; the scale is alpha / rank.")
     targets: tuple[str, ...] = Field((), description="Names of adapted linear layers; empty: all.")
     temperature: Positive = Field(0.07, description="Temperature of the cosine scores.")
     window: int = Field(
@@ -164,9 +164,9 @@ class PrivacySection(Section):
     noise_seed: int = Field(
         -1, ge=-1, description="-1: the operating system. Any other marks the run not private."
     )
-    popularity_share: Share = Field(0.196, description="Share of the budget (mu squared) for P.")
-    cooccurrence_share: Share = Field(0.784, description="Share of the budget for G.")
-    adapter_share: Share = Field(0.02, description="Share of the budget for adapter rounds.")
+    popularity_share: Share = Field(0.19, description="Share of the budget (mu squared) for P.")
+    cooccurrence_share: Share = Field(0.76, description="Share of the budget for G.")
+    adapter_share: Share = Field(0.05, description="Share of the budget for adapter rounds.")
     evaluation_share: Share = Field(
         0.0, description="Share of the budget for one private evaluation at the end; 0: none."
     )
@@ -225,18 +225,22 @@ class StatisticsSection(Section):
     pair_window: int = Field(
         10, ge=1, le=1000, description="Pairs of a history up to this many steps apart."
     )
-    pair_decay: Share = Field(0.95, description="Weight of a pair is this to (distance - 1).")
-    rank: Count = Field(12, description="Rank to which the noisy G is truncated.")
+    pair_decay: Share = Field(0.8, description="Weight of a pair is this to (distance - 1).")
+    rank: int = Field(
+        0,
+        ge=0,
+        description="Rank to which the noisy G is truncated; 0: as many as stand out of the noise.",
+    )
     row_power: Share = Field(0.5, description="G is divided by popularity to this power, rows.")
     column_power: Share = Field(0.3, description="The same for columns.")
     history_decay: Share = Field(0.6, description="Weight of a history item, a step back.")
-    weight: float = Field(0.9, ge=0.0, description="Weight of the standardised G beside log P.")
+    weight: float = Field(0.6, ge=0.0, description="Weight of the standardised G beside log P.")
 
 
 class TrainingSection(Section):
     """The private steps at the client."""
 
-    rounds: int = Field(25, ge=0, description="Adapter rounds; 0 leaves the statistics alone.")
+    rounds: int = Field(4, ge=0, description="Adapter rounds; 0 leaves the statistics alone.")
     steps_per_round: Count = Field(1, description="Private steps of a client in a round.")
     sampling_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         1.0, description="Probability with which each user enters a step (Poisson)."
@@ -259,10 +263,14 @@ class TrainingSection(Section):
 class ServerSection(Section):
     """Aggregation and the server's optimiser."""
 
-    optimizer: Literal["average", "momentum", "adam"] = Field(
-        "adam", description="average adds the mean update; momentum and adam smooth it."
+    optimizer: Literal["average", "momentum", "normalised", "adam"] = Field(
+        "normalised",
+        description="average adds the mean update; momentum and adam smooth it; normalised goes "
+        "the way of momentum by a fixed length, however loud the noise is.",
     )
-    learning_rate: Positive = Field(0.015, description="Step of momentum and adam.")
+    learning_rate: Positive = Field(
+        1.2, description="Step of momentum and adam; length of a step of normalised."
+    )
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.9, description="Momentum, and beta 1 of adam."
     )
@@ -280,11 +288,12 @@ class FusionSection(Section):
     """Late fusion at scoring: log P + statistics + adapter."""
 
     adapter_weight: float = Field(
-        0.5, ge=0.0, description="Weight of the adapter's scores, times its share of signal."
+        0.4, ge=0.0, description="Weight of the user model's scores."
     )
     content_weight: float = Field(
-        0.5, ge=0.0, description="Weight of the likeness to the texts of a user's history."
+        0.8, ge=0.0, description="Weight of the likeness to the texts of a user's history."
     )
+    content_decay: Share = Field(0.8, description="Weight of a history item's text, a step back.")
     need_weight: float = Field(1.0, ge=0.0, description="Weight of a stated need's score.")
 
 
@@ -295,7 +304,7 @@ class EvaluationSection(Section):
         "leave-one-out", description="Last item per user, or the first after a global cut in time."
     )
     cutoff: Count = Field(10, description="k of HR@k and NDCG@k.")
-    every_rounds: int = Field(5, ge=0, description="Rounds between evaluations; 0: only the end.")
+    every_rounds: int = Field(1, ge=0, description="Rounds between evaluations; 0: only the end.")
     bootstrap_samples: int = Field(1000, ge=100, description="Resamples of the paired bootstrap.")
 
 

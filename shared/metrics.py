@@ -266,7 +266,21 @@ def ranks(
 def paired_bootstrap(
     a: Evaluation, b: Evaluation, metric: Metric = "ndcg", samples: int = 1000, seed: int = 0
 ) -> Difference:
+    """``bootstrap_over_draws`` of one draw each."""
+    return bootstrap_over_draws([a], [b], metric, samples, seed)
+
+
+def bootstrap_over_draws(
+    a: Sequence[Evaluation],
+    b: Sequence[Evaluation],
+    metric: Metric = "ndcg",
+    samples: int = 1000,
+    seed: int = 0,
+) -> Difference:
     """Difference of a metric (``a`` minus ``b``) with its interval, by resampling users.
+
+    With several draws (of noise, of the partition) a user's value is the mean over them, so that
+    what is resampled is how users differ, with what is left of the noise in their means.
 
     Users are drawn with replacement and keep both their values, so what makes a user easy or hard
     for both cancels out. The interval is the percentile interval (Efron and Tibshirani 1993,
@@ -277,14 +291,18 @@ def paired_bootstrap(
     Raises:
         DataError: if the evaluations are not of the same users, targets and cut-off, or are empty.
     """
-    same = np.array_equal(a.users, b.users) and np.array_equal(a.targets, b.targets)
-    if not len(a) or not same or a.cutoff != b.cutoff:
-        raise DataError(
-            f"paired bootstrap: found {len(a)} users at cut-off {a.cutoff} and {len(b)} users at "
-            f"cut-off {b.cutoff}; expected the same users and targets, at least one, and the same "
-            "cut-off. Evaluate both on one split"
-        )
-    differences = a.per_user(metric) - b.per_user(metric)
+    first = a[0]
+    for other in (*a, *b):
+        same = np.array_equal(first.users, other.users)
+        same = same and np.array_equal(first.targets, other.targets)
+        if not len(first) or not same or first.cutoff != other.cutoff:
+            raise DataError(
+                f"paired bootstrap: found {len(first)} users at cut-off {first.cutoff} and "
+                f"{len(other)} users at cut-off {other.cutoff}; expected the same users and "
+                "targets, at least one, and the same cut-off. Evaluate both on one split"
+            )
+    means_of = [np.mean([e.per_user(metric) for e in draws], axis=0) for draws in (a, b)]
+    differences = means_of[0] - means_of[1]
     generator = np.random.default_rng(seed)
     means = np.empty(samples)
     chunk = max(1, BOOTSTRAP_CHUNK // len(differences))

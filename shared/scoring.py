@@ -142,8 +142,8 @@ class Scorer:
         adapter: delivered arrays, or None for the statistics alone.
         model: holds the adapter while scoring; None where there is none.
         runtime: device and precision.
-        reliability: share of signal in the adapter, in [0, 1]. It scales the adapter's weight; with
-            a warm start, which ranks by itself, it shrinks the adapter towards it instead.
+        reliability: share of signal in the adapter, in [0, 1]. It shrinks the adapter towards a
+            warm start, which ranks well by itself.
         merged: whether the adapter is part of the model's weights.
     """
 
@@ -181,11 +181,7 @@ class Scorer:
     def blend(self) -> Blend:
         """The weights of the hybrid score, as configured."""
         fusion = self.config.fusion
-        adapter = 0.0
-        if self.adapter is not None:
-            adapter = fusion.adapter_weight
-            if not self.config.model.warm_start:
-                adapter *= self.reliability
+        adapter = 0.0 if self.adapter is None else fusion.adapter_weight
         return Blend(
             1.0,
             self.config.statistics.weight,
@@ -230,7 +226,6 @@ class Scorer:
             states: of the users, by ``states``, where they are known already.
         """
         weights = blend or self.blend()
-        options = self.config.statistics
         reach, moved = self._reach(histories, users, weights.cooccurrence)
         directions: dict[str, Scores] = {}
         offsets = {"cooccurrence": moved}
@@ -239,7 +234,8 @@ class Scorer:
             known = self.states(histories, users) if states is None else states
             raw["adapter"] = known, weights.adapter
         if weights.content:
-            profile = text_profiles(self.vectors, histories, users, options.history_decay)
+            decay = self.config.fusion.content_decay
+            profile = text_profiles(self.vectors, histories, users, decay)
             raw["content"] = profile, weights.content
         if need is not None and weights.need:
             raw["need"] = np.tile(need.astype(np.float32), (len(users), 1)), weights.need

@@ -57,8 +57,13 @@ def next_item_losses(
     prior: Tensor,
     temperature: float,
     candidates: Candidates | None = None,
+    had: Tensor | None = None,
 ) -> Tensor:
     """Minus the log probability of each target, ``[positions] float32``.
+
+    What a user has is never recommended, so it is no rival of the target either: with it in the
+    normaliser the model learns to turn away from a history, and ranks worse than before training
+    (docs/utility.md has the figures).
 
     Args:
         direction: ``[positions, dim] float32`` unit vectors.
@@ -67,16 +72,24 @@ def next_item_losses(
         prior: ``[items] float32`` log popularity.
         temperature: of the cosine.
         candidates: of the normaliser, beside each position's own target; None: all items.
+        had: ``[pairs, 2] int64`` position and an item that the same user has already, which the
+            normaliser leaves out; never the position's own target.
     """
     scaled = (direction / temperature).to(items.dtype)
     if candidates is None:
         # The sum with the float32 prior is float32.
-        return nn.functional.cross_entropy(scaled @ items.T + prior, targets, reduction="none")
+        scores = scaled @ items.T + prior
+        if had is not None:
+            scores[had[:, 0], had[:, 1]] = -torch.inf
+        return nn.functional.cross_entropy(scores, targets, reduction="none")
     places = candidates.places
     own = (scaled.float() * items[targets].float()).sum(dim=1) + prior[targets]
     others = scaled @ items[places].T + (prior[places] + candidates.log_stands_for)
     # A target counts once, as itself.
-    column = torch.searchsorted(places, targets).clamp(max=len(places) - 1)
-    among = places[column] == targets
-    others[among, column[among]] = -torch.inf
+    out = torch.stack([torch.arange(len(targets), device=targets.device), targets], dim=1)
+    if had is not None:
+        out = torch.cat([out, had])
+    column = torch.searchsorted(places, out[:, 1]).clamp(max=len(places) - 1)
+    among = places[column] == out[:, 1]
+    others[out[among, 0], column[among]] = -torch.inf
     return torch.logaddexp(own, others.logsumexp(dim=1)) - own

@@ -6,6 +6,7 @@ for recommendation goes back to McSherry and Mironov (KDD 2009). Everything afte
 post-processing and free.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -29,8 +30,10 @@ UNIT = 1.0 - 1e-12
 SPACING = grid_spacing(1.0, PLAIN_BITS)
 # Bounds memory: a block's pairs, up to ``pair_window`` an interaction, are held together.
 INTERACTIONS_PER_BLOCK = 2**17
-AUTO_DEVIATIONS = 4.0
-AUTO_RANGE = (100, 400)
+# Chosen on validation items (docs/utility.md).
+AUTO_DEVIATIONS = 5.0
+AUTO_RANGE = (100, 2000)
+EDGE = 0.9
 
 
 def popularity_rows(histories: PrivateHistories) -> Rows:
@@ -114,24 +117,33 @@ def transition_matrix(
     triangle: Floats,
     popularity: Floats,
     deviation: Floats | float,
+    pair_deviation: float,
     options: StatisticsSection,
 ) -> Floats:
-    """Post-process a noisy G: truncate to ``rank``, divide by popularity, clear the diagonal.
+    """Post-process a noisy G: leave out noise, divide by popularity, clear the diagonal.
+
+    The eigenvalues of noise alone fill ``-2 sG sqrt(K)`` to ``2 sG sqrt(K)`` (Wigner's semicircle);
+    with ``rank = 0`` those above ``EDGE`` times the upper end are kept, which may be none, and
+    without noise all.
 
     Args:
         triangle: ``[K (K - 1) / 2]`` noisy sums.
         popularity: ``[K]`` noisy P of the same items.
         deviation: sP.
+        pair_deviation: sG, of the noise in each cell.
         options: rank and powers.
     """
     k = len(popularity)
-    values, vectors = np.linalg.eigh(symmetric(triangle, k))
-    # The largest eigenvalues, not the largest in size: with an empty diagonal the negative end of
-    # the spectrum is mostly noise (measured: NDCG@10 0.084 against 0.081 at epsilon 8).
-    keep = np.argsort(-values)[: min(options.rank, k)]
-    low_rank = (vectors[:, keep] * values[keep]) @ vectors[:, keep].T
+    denoised = symmetric(triangle, k)
+    if k and (options.rank or pair_deviation):
+        values, vectors = np.linalg.eigh(denoised)
+        # The largest eigenvalues, not the largest in size: with an empty diagonal the negative end
+        # of the spectrum is mostly noise (measured: NDCG@10 0.084 against 0.081 at epsilon 8).
+        clear = int((values > EDGE * 2.0 * pair_deviation * math.sqrt(k)).sum())
+        keep = np.argsort(-values)[: options.rank or clear]
+        denoised = (vectors[:, keep] * values[keep]) @ vectors[:, keep].T
     floor = np.maximum(popularity, np.maximum(2.0 * np.asarray(deviation), 1.0))
-    result = low_rank / floor[:, None] ** options.row_power / floor[None, :] ** options.column_power
+    result = denoised / floor[:, None] ** options.row_power / floor[None, :] ** options.column_power
     np.fill_diagonal(result, 0.0)
     return np.asarray(result, dtype=np.float64)
 

@@ -240,6 +240,7 @@ def row_losses(
 ) -> Tensor:
     """Cross-entropy over the catalogue, the mean over each row's positions: ``[rows] float32``.
 
+    An item that the window has shown before a target is no rival of it (``next_item_losses``).
     A model with a rating head adds its weight times the mean squared error of the row's ratings.
     Nothing in a row's loss depends on another row: padding stands at the right of a causal model
     and is left out of the mean; the normaliser runs over the public catalogue or a public sample.
@@ -256,8 +257,16 @@ def row_losses(
     valid = rows.targets >= 0
     direction = nn.functional.normalize(hidden[valid].float(), dim=-1)
     targets = rows.targets[valid]
-    losses = next_item_losses(direction, targets, items, prior, temperature, candidates)
-    owner = valid.nonzero()[:, 0]
+    owner, place = valid.nonzero(as_tuple=True)
+    losses = next_item_losses(
+        direction,
+        targets,
+        items,
+        prior,
+        temperature,
+        candidates,
+        _had_before(rows.inputs[owner], place, targets),
+    )
     count = valid.sum(1).clamp(min=1)
     total = torch.zeros(len(count), device=losses.device).index_add(0, owner, losses)
     means = total / count
@@ -265,6 +274,14 @@ def row_losses(
     if head is None:
         return means
     return means + head.weight * head.losses(items, rows.targets, prior, rows.ratings)
+
+
+def _had_before(windows: Tensor, place: Tensor, targets: Tensor) -> Tensor:
+    """``[pairs, 2]``: position, and each item of its window up to there that is not its target."""
+    steps = torch.arange(windows.shape[1], device=windows.device)
+    shown = (steps <= place[:, None]) & (windows != targets[:, None])
+    position, step = shown.nonzero(as_tuple=True)
+    return torch.stack([position, windows[position, step]], dim=1)
 
 
 def last_hidden(model: UserModel, windows: Tensor, lengths: Tensor, items: Tensor) -> Tensor:

@@ -26,12 +26,14 @@ class Outcome:
     Attributes:
         plan: what every organisation released.
         statistics: delivered, in the order of the catalogue.
+        by_key: the same as it was sent, for a catalogue of another order or with other items.
         adapter: delivered; None where there were no adapter rounds.
         reliability: share of signal in it.
     """
 
     plan: PrivacyPlan
     statistics: Statistics
+    by_key: AnyArrays
     adapter: Arrays | None
     reliability: float
 
@@ -114,6 +116,7 @@ def federate(
     return Outcome(
         keeper.plan,
         statistics_from_arrays(keeper.statistics, world.dataset.catalogue),
+        keeper.statistics,
         keeper.adapter if config.training.rounds else None,
         keeper.reliability,
     )

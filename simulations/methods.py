@@ -60,7 +60,7 @@ def baseline(world: World, method: str, part: Split, seed: int = 0) -> Evaluatio
     fits: dict[str, Callable[[], Callable[[Ints], Scores]]] = {
         "zero_shot": lambda: (
             lambda users: zero_shot_scores(
-                world.vectors, part.history, users, world.config.statistics.history_decay
+                world.vectors, part.history, users, world.config.fusion.content_decay
             )
         ),
         "popularity": lambda: popularity(train, items),

@@ -10,14 +10,20 @@ import numpy as np
 from client.data.ingest import Dataset
 from client.data.partition import partition
 from shared.config import Config
-from shared.metrics import Evaluation, paired_bootstrap
+from shared.metrics import Evaluation, bootstrap_over_draws
 from shared.splits import Split
+from simulations.bench.settings import Setting
 from simulations.federate import federate, outcome_scorer
 from simulations.methods import LABELS, baseline, cold_slice, federated
 from simulations.variants import with_sections
 from simulations.world import World, build_world
 
 BASELINES = ("popularity", "item_knn", "ease", "sasrec", "zero_shot")
+AGAINST = {
+    "whole": ("statistics", "whole"),
+    "share": ("statistics", "share"),
+    "texts": ("texts", "share"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,42 +70,21 @@ class AccuracyRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Federation minus its own statistics on one setting, pooled over seeds and users."""
+    """Federation minus something else on one setting, over the means of draws of each user.
 
+    Attributes:
+        against: ``share``: the statistics in it, which have what the adapter left of the budget;
+            ``whole``: statistics alone that had all of it; ``texts``: all of it but the adapter.
+        noise, epsilon: of the setting.
+        ndcg10_mean, ndcg10_low, ndcg10_high: difference and its 95% interval over users.
+    """
+
+    against: str
     noise: str
     epsilon: float | None
     ndcg10_mean: float
     ndcg10_low: float
     ndcg10_high: float
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A noise setting to measure.
-
-    Attributes:
-        noise: ``own``, ``shared`` or ``none``.
-        epsilon: None without noise.
-        aggregation: ``secure``, or ``plain``, which simulates a trusted sum where noise is shared.
-    """
-
-    noise: str
-    epsilon: float | None
-    aggregation: str = "plain"
-
-    def configure(self, config: Config, seed: int) -> Config:
-        """The configuration of one draw.
-
-        Raises:
-            ConfigError: if it does not go with secure sums.
-        """
-        budget = {} if self.epsilon is None else {"epsilon": self.epsilon}
-        return with_sections(
-            config,
-            privacy={"noise": self.noise, **budget},
-            aggregation={"mode": self.aggregation},
-            run={"seed": seed},
-        )
 
 
 def measure(
@@ -154,9 +139,10 @@ def measure(
                         cold.get((method, budget), []),
                     )
                 )
-            whole, own = ("federation", "whole"), ("statistics", "share")
-            if whole in draws:
-                comparisons.append(_compare(setting, draws[whole], draws[own]))
+            whole = draws.get(("federation", "whole"))
+            for against, key in AGAINST.items():
+                if whole is not None:
+                    comparisons.append(_compare(against, setting, whole, draws[key]))
     return rows, comparisons
 
 
@@ -218,17 +204,10 @@ def _row(
 
 
 def _compare(
-    setting: Setting, whole: Sequence[Evaluation], part: Sequence[Evaluation]
+    against: str, setting: Setting, whole: Sequence[Evaluation], part: Sequence[Evaluation]
 ) -> Comparison:
-    """Mean over draws of the paired differences; the interval is that of the mean draw."""
-    differences = [paired_bootstrap(a, b, "ndcg") for a, b in zip(whole, part, strict=True)]
-    return Comparison(
-        setting.noise,
-        setting.epsilon,
-        float(np.mean([d.mean for d in differences])),
-        float(np.mean([d.low for d in differences])),
-        float(np.mean([d.high for d in differences])),
-    )
+    found = bootstrap_over_draws(whole, part, "ndcg")
+    return Comparison(against, setting.noise, setting.epsilon, found.mean, found.low, found.high)
 
 
 def as_json(rows: Sequence[AccuracyRow], comparisons: Sequence[Comparison]) -> dict[str, object]:

@@ -17,13 +17,15 @@ from simulations.bench.peers_cli import peers_command
 from simulations.bench.printing import measured_table
 from simulations.bench.profile_cli import profile_command
 from simulations.bench.ranking_cli import ranking_command
+from simulations.bench.reach_cli import reach_command
 from simulations.bench.secure_cli import secure_command
+from simulations.bench.settings import SETTINGS, parse_setting
 from simulations.bench.step_cli import step_command
 from simulations.options import ConfigFile, DataSource, JsonFile, Overrides, WarmStart
 
 if TYPE_CHECKING:
     from simulations.bench.accounting import AccountingRow
-    from simulations.bench.accuracy import AccuracyRow, Comparison, Setting
+    from simulations.bench.accuracy import AccuracyRow, Comparison
     from simulations.bench.audit import AuditRow
     from simulations.bench.deployment import DeploymentRow
     from simulations.bench.ingest import IngestRow
@@ -37,12 +39,11 @@ bench_app.command("lists")(lists_command)
 bench_app.command("peers")(peers_command)
 bench_app.command("profile")(profile_command)
 bench_app.command("ranking")(ranking_command)
+bench_app.command("reach")(reach_command)
 bench_app.command("secure")(secure_command)
 bench_app.command("serve")(serve_command)
 bench_app.command("step")(step_command)
 bench_app.command("words")(words_command)
-
-SETTINGS = ("none", "shared:8", "shared:2", "own:8")
 
 
 @bench_app.command()
@@ -218,30 +219,6 @@ def search(
         write_json(json_file, {"rows": [asdict(row) for row in rows]})
 
 
-def parse_setting(text: str, aggregation: str = "plain") -> "Setting":
-    """A noise setting from ``own:8``, ``shared:8`` or ``none``.
-
-    Args:
-        text: of the option.
-        aggregation: of shared noise; all others are plain.
-
-    Raises:
-        ConfigError: for anything else.
-    """
-    from simulations.bench.accuracy import Setting
-
-    noise, colon, number = text.partition(":")
-    if text == "none":
-        return Setting("none", None)
-    try:
-        epsilon = float(number) if colon else 0.0
-    except ValueError:
-        epsilon = 0.0
-    if noise not in ("own", "shared") or not 0.0 < epsilon < float("inf"):
-        raise ConfigError(f"--setting {text}: expected none, own:EPSILON or shared:EPSILON")
-    return Setting(noise, epsilon, aggregation if noise == "shared" else "plain")
-
-
 def print_accounting(console: Console, rows: "Sequence[AccountingRow]") -> None:
     """Epsilon and seconds of each accountant."""
     table = measured_table("Accountant", "Rounds", "Settings", "Epsilon", "Seconds", left=1)
@@ -316,9 +293,14 @@ def print_accuracy(
             str(row.seeds),
         )
     console.print(table)
+    words = {
+        "whole": "statistics alone with the whole budget",
+        "share": "its statistics",
+        "texts": "its statistics and texts",
+    }
     for found in comparisons:
         console.print(
-            f"Federation less its statistics, {found.noise} noise, epsilon "
+            f"Federation less {words[found.against]}, {found.noise} noise, epsilon "
             f"{_or_dash(found.epsilon, 'g')}: NDCG@k {found.ndcg10_mean:+.4f} "
             f"(95% {found.ndcg10_low:+.4f} to {found.ndcg10_high:+.4f})",
             highlight=False,

@@ -16,9 +16,10 @@ from shared.errors import ConfigError, RunError
 from shared.histories import PrivateHistories
 from shared.models import load_model
 from shared.sections import to_toml
-from simulations.bench.accuracy import Setting, measure
-from simulations.bench.cli import bench_app, parse_setting
+from simulations.bench.accuracy import measure
+from simulations.bench.cli import bench_app
 from simulations.bench.round import first_round, overhead
+from simulations.bench.settings import Setting, parse_setting
 from simulations.bench.step import measure as measure_steps
 from simulations.bench.step_ways import Batch, StepOptions, ways
 

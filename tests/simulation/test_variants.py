@@ -6,10 +6,9 @@ import pytest
 
 from shared.config import Config, load_config
 from shared.errors import ConfigError
-from simulations.bench.accuracy import Setting
-from simulations.bench.cli import parse_setting
 from simulations.bench.deployment import _configured
 from simulations.bench.peers.measure import comparable
+from simulations.bench.settings import Setting, parse_setting
 from simulations.simulate import without_noise
 from simulations.variants import plain_sums, sums_among, with_sections
 
