@@ -287,9 +287,7 @@ class ServerSection(Section):
 class FusionSection(Section):
     """Late fusion at scoring: log P + statistics + adapter."""
 
-    adapter_weight: float = Field(
-        0.4, ge=0.0, description="Weight of the user model's scores."
-    )
+    adapter_weight: float = Field(0.4, ge=0.0, description="Weight of the user model's scores.")
     content_weight: float = Field(
         0.8, ge=0.0, description="Weight of the likeness to the texts of a user's history."
     )

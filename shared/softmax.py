@@ -89,7 +89,8 @@ def next_item_losses(
     out = torch.stack([torch.arange(len(targets), device=targets.device), targets], dim=1)
     if had is not None:
         out = torch.cat([out, had])
-    column = torch.searchsorted(places, out[:, 1]).clamp(max=len(places) - 1)
-    among = places[column] == out[:, 1]
-    others[out[among, 0], column[among]] = -torch.inf
+    position, item = out.T.contiguous()
+    column = torch.searchsorted(places, item).clamp(max=len(places) - 1)
+    among = places[column] == item
+    others[position[among], column[among]] = -torch.inf
     return torch.logaddexp(own, others.logsumexp(dim=1)) - own

@@ -265,7 +265,7 @@ def row_losses(
         prior,
         temperature,
         candidates,
-        _had_before(rows.inputs[owner], place, targets),
+        had_before(rows.inputs[owner], place, targets),
     )
     count = valid.sum(1).clamp(min=1)
     total = torch.zeros(len(count), device=losses.device).index_add(0, owner, losses)
@@ -276,7 +276,7 @@ def row_losses(
     return means + head.weight * head.losses(items, rows.targets, prior, rows.ratings)
 
 
-def _had_before(windows: Tensor, place: Tensor, targets: Tensor) -> Tensor:
+def had_before(windows: Tensor, place: Tensor, targets: Tensor) -> Tensor:
     """``[pairs, 2]``: position, and each item of its window up to there that is not its target."""
     steps = torch.arange(windows.shape[1], device=windows.device)
     shown = (steps <= place[:, None]) & (windows != targets[:, None])

@@ -121,7 +121,7 @@ def measure(
             for seed in range(seeds):
                 told(f"epsilon {label}, noise {setting.noise}, draw {seed + 1} of {seeds}")
                 folder = Path(scratch) / f"{setting.noise}-{label}-{seed}"
-                for key, evaluation, slice_ in _draw(
+                for key, evaluation, slice_ in draw(
                     setting, config, world.dataset, seed, folder, split
                 ):
                     draws.setdefault(key, []).append(evaluation)
@@ -146,9 +146,22 @@ def measure(
     return rows, comparisons
 
 
-def _draw(
+def draw(
     setting: Setting, config: Config, dataset: Dataset, seed: int, folder: Path, split: Split
 ) -> Iterable[tuple[tuple[str, str], Evaluation, Evaluation | None]]:
+    """One draw of a setting: every part of the federation, evaluated.
+
+    Args:
+        setting: of the noise.
+        config: of the run; its own noise and seed are not used.
+        dataset: the same for all draws.
+        seed: of partition, frozen factors and, where it is not private, nothing else.
+        folder: for the run.
+        split: whose targets are ranked.
+
+    Yields:
+        ``(method, part of the budget)``, its evaluation, and that of the cold targets in it.
+    """
     drawn = setting.configure(config, seed)
     # The data of all draws is the same; only who holds which users is drawn anew.
     parts = partition(

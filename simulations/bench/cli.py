@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +21,7 @@ from simulations.bench.ranking_cli import ranking_command
 from simulations.bench.reach_cli import reach_command
 from simulations.bench.secure_cli import secure_command
 from simulations.bench.settings import SETTINGS, parse_setting
+from simulations.bench.size_cli import size_command
 from simulations.bench.step_cli import step_command
 from simulations.options import ConfigFile, DataSource, JsonFile, Overrides, WarmStart
 
@@ -42,6 +44,7 @@ bench_app.command("ranking")(ranking_command)
 bench_app.command("reach")(reach_command)
 bench_app.command("secure")(secure_command)
 bench_app.command("serve")(serve_command)
+bench_app.command("size")(size_command)
 bench_app.command("step")(step_command)
 bench_app.command("words")(words_command)
 
@@ -64,6 +67,9 @@ def accuracy(
         list[str] | None, typer.Option(help="May be given often; all of them by default.")
     ] = None,
     part: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw NDCG over epsilon; .png or .svg.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Rank with every method, over several draws of the noise."""
@@ -85,6 +91,10 @@ def accuracy(
     with console.status("Reading data") as status:
         rows, comparisons = measure(config, settings, seeds, chosen, part, status.update)
     print_accuracy(console, rows, comparisons)
+    if plot is not None:
+        from simulations.bench.utility_plots import plot_epsilon
+
+        plot_epsilon(plot, rows)
     if json_file is not None:
         write_json(json_file, as_json(rows, comparisons))
 

@@ -30,7 +30,7 @@ from shared.models import LoadedModel
 from shared.plan import Mechanism
 from shared.randomness import from_operating_system
 from shared.softmax import next_item_losses
-from shared.user_model import UserModel, build_user_model, row_losses
+from shared.user_model import Rows, UserModel, build_user_model, had_before, row_losses
 
 Users = npt.NDArray[np.int64]
 
@@ -220,22 +220,23 @@ def _vmap(task: _Task) -> Callable[[], None]:
     trained, norm = model.trained, task.clipping_norm
     optimizer = task.sgd()
 
-    def loss(parameters: dict[str, Tensor], embedded: Tensor, targets: Tensor) -> Tensor:
+    def loss(
+        parameters: dict[str, Tensor], embedded: Tensor, targets: Tensor, prior: Tensor
+    ) -> Tensor:
         hidden = functional_call(model, parameters, (embedded[None],))[0]
         direction = nn.functional.normalize(hidden.float(), dim=-1)
-        return next_item_losses(
-            direction, targets, batch.items, batch.prior, model.temperature
-        ).mean()
+        return next_item_losses(direction, targets, batch.items, prior, model.temperature).mean()
 
-    gradients = vmap(grad(loss), in_dims=(None, 0, 0))
+    gradients = vmap(grad(loss), in_dims=(None, 0, 0, 0))
 
     def step() -> None:
         values = {name: p.detach() for name, p in trained.items()}
         sums = {name: torch.zeros_like(value) for name, value in values.items()}
         for group in task.groups():
             rows = user_rows(batch.histories, group, task.config.model.window, runtime.device)
+            embedded = batch.items[rows.inputs].float()
             with runtime.autocast():
-                found = gradients(values, batch.items[rows.inputs].float(), rows.targets)
+                found = gradients(values, embedded, rows.targets, _priors(rows, batch.prior))
             flat = torch.cat([g.reshape(len(group), -1).float() for g in found.values()], dim=1)
             factor = (norm * BELOW_NORM / flat.norm(dim=1)).clamp(max=1.0)
             for name, value in found.items():
@@ -248,3 +249,12 @@ def _vmap(task: _Task) -> Callable[[], None]:
         optimizer.zero_grad()
 
     return step
+
+
+def _priors(rows: Rows, prior: Tensor) -> Tensor:
+    """``[rows, positions, items]``: what a row has had at a position has no chance there."""
+    owner, place = (rows.targets >= 0).nonzero(as_tuple=True)
+    position, item = had_before(rows.inputs[owner], place, rows.targets[owner, place]).T
+    table = prior.repeat(*rows.inputs.shape, 1)
+    table[owner[position], place[position], item] = -torch.inf
+    return table

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared.errors import DataError, ModelError
 from shared.histories import PrivateHistories
-from shared.metrics import Evaluation, evaluate, paired_bootstrap, ranks
+from shared.metrics import Evaluation, bootstrap_over_draws, evaluate, paired_bootstrap, ranks
 from shared.splits import Split
 
 ITEMS = 6
@@ -311,3 +311,13 @@ def test_the_bootstrap_sees_a_small_difference_that_pairing_makes_plain():
 def test_the_bootstrap_refuses_evaluations_of_other_users(other):
     with pytest.raises(DataError, match="same users"):
         paired_bootstrap(of_ranks([1, 2]), other)
+
+
+def test_over_draws_a_users_value_is_the_mean_of_all_draws():
+    up, down = of_ranks([1, 11, 1, 11]), of_ranks([11, 1, 11, 1])
+    never = of_ranks([11, 11, 11, 11])
+    found = bootstrap_over_draws([up, down], [never, never], "hr")
+    # Each user hits in one draw of two: users do not differ, so there is nothing to resample.
+    assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
+    with pytest.raises(DataError, match="same users"):
+        bootstrap_over_draws([up, of_ranks([1, 1])], [never, never], "hr")

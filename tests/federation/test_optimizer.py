@@ -51,6 +51,20 @@ def test_average_adds_the_update_whatever_the_learning_rate() -> None:
     assert step(optimizer, 1.0, 0.25) == 1.25
 
 
+def test_normalised_goes_the_way_of_momentum_by_the_length_of_the_learning_rate() -> None:
+    optimizer = ServerOptimizer(
+        ServerSection(optimizer="normalised", learning_rate=1.5, momentum=0.5)
+    )
+    # 100 times as loud an update is no longer a step.
+    first = optimizer.step(array(1.0, 1.0), array(30.0, -40.0))["w"]
+    assert first.tolist() == pytest.approx([1.0 + 1.5 * 0.6, 1.0 - 1.5 * 0.8])
+    # m = 0.5 * (15, -20) + 0.5 * (-15, 20 + 24) = (0, 12)
+    second = optimizer.step(array(0.0, 0.0), array(-15.0, 44.0))["w"]
+    assert second.tolist() == pytest.approx([0.0, 1.5])
+    still = ServerOptimizer(ServerSection(optimizer="normalised"))
+    assert still.step(array(2.0), array(0.0))["w"].tolist() == [2.0]
+
+
 def test_momentum_adds_the_corrected_decaying_mean_of_updates() -> None:
     optimizer = ServerOptimizer(
         ServerSection(optimizer="momentum", learning_rate=0.5, momentum=0.9)

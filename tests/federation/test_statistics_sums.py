@@ -23,6 +23,7 @@ from shared.delivery import statistics_from_arrays
 from shared.errors import FederationError
 from shared.messages import Reply
 from shared.plan import Mechanism
+from shared.statistics import most_popular, symmetric, transition_matrix
 
 KEYS = np.array([3, 7, 11, 2**64 - 1], dtype=np.uint64)
 MECHANISM = Mechanism("popularity", 1.0, 2.0, 1.0)
@@ -128,7 +129,7 @@ def test_what_is_handed_back_fits_a_catalogue_in_another_order_with_unknown_item
     )
     options = StatisticsSection(top_items=2, rank=2, row_power=0.0, column_power=0.0)
     top = covered_items(popularity, options)
-    arrays = statistics_arrays(popularity, top, np.array([7.0]), options)
+    arrays = statistics_arrays(popularity, top, np.array([7.0]), 0.0, options)
     own = Catalogue(("1", "2", "3"), ("new", "b", "a"), {}, keys=("new", "b", "a"))
     found = statistics_from_arrays(arrays, own)
     assert found.log_popularity == pytest.approx(np.log([1.0, 51.0, 101.0]))
@@ -195,3 +196,51 @@ def test_a_release_longer_than_its_users_and_its_noise_can_be_is_refused() -> No
 
 def _hashes(*keys: str) -> Any:
     return Catalogue(keys, keys, {}, keys=keys).key_hashes
+
+
+def _planted(k: int, strength: float, deviation: float) -> tuple[Any, Any]:
+    """Sums of two groups of items that go together, and the same with noise."""
+    random = np.random.default_rng(3)
+    group = np.where(np.arange(k) < k // 2, 1.0, -1.0)
+    truth = strength * np.outer(group, group)[np.triu_indices(k, 1)]
+    return truth, truth + deviation * random.standard_normal(len(truth))
+
+
+def _matrix(triangle: Any, deviation: float, **options: Any) -> Any:
+    k = round((1 + (1 + 8 * len(triangle)) ** 0.5) / 2)
+    chosen = StatisticsSection(row_power=0.0, column_power=0.0, **options)
+    return transition_matrix(triangle, np.ones(k), 0.0, deviation, chosen)
+
+
+def test_what_stands_out_of_the_noise_is_kept_and_the_noise_is_not() -> None:
+    truth, noisy = _planted(60, 1.0, 1.0)
+    exact = symmetric(truth, 60)
+    found = _matrix(noisy, 1.0)
+    raw = np.linalg.norm(symmetric(noisy, 60) - exact)
+    assert np.linalg.norm(found - exact) < 0.3 * raw
+
+
+def test_a_g_of_noise_alone_is_dropped() -> None:
+    # The greatest eigenvalue of noise lies at the edge of its spectrum, give or take little; a
+    # deviation a quarter greater than that of the noise leaves none above nine tenths of the edge.
+    _, noise = _planted(200, 0.0, 1.0)
+    assert not _matrix(noise, 1.25).any()
+    assert _matrix(noise, 0.5).any()
+
+
+def test_without_noise_all_of_g_is_kept_and_a_rank_that_is_set_is_obeyed() -> None:
+    _, noisy = _planted(20, 1.0, 0.3)
+    assert _matrix(noisy, 0.0) == pytest.approx(symmetric(noisy, 20))
+    values, vectors = np.linalg.eigh(symmetric(noisy, 20))
+    first = values[-1] * np.outer(vectors[:, -1], vectors[:, -1])
+    np.fill_diagonal(first, 0.0)
+    assert _matrix(noisy, 0.3, rank=1) == pytest.approx(first)
+    assert _matrix(np.empty(0), 1.0).shape == (1, 1)
+
+
+def test_items_of_g_are_those_that_stand_five_deviations_out_of_the_noise() -> None:
+    noisy = np.concatenate([np.full(300, 10.1), np.full(200, 9.9)])
+    assert len(most_popular(noisy, 2.0, StatisticsSection())) == 300
+    assert len(most_popular(noisy, 200.0, StatisticsSection())) == 100
+    assert len(most_popular(np.ones(5000), 0.0, StatisticsSection())) == 2000
+    assert len(most_popular(noisy, 2.0, StatisticsSection(top_items=7))) == 7

@@ -135,6 +135,9 @@ def gradient_by_hand(world: World) -> Callable[[UserModel, npt.NDArray[np.int64]
         hidden = model(world.items[row[:-1]][None])[0]
         cosine = torch.nn.functional.normalize(hidden, dim=-1) @ world.items.T
         logits = cosine / model.temperature + world.prior
+        for place, target in enumerate(row[1:].tolist()):
+            for had in set(row[: place + 1].tolist()) - {target}:
+                logits[place, had] = -torch.inf
         chosen = torch.log_softmax(logits, dim=-1)[torch.arange(len(row) - 1), row[1:]]
         parameters = [model.trained[name] for name in sorted(model.trained)]
         gradients = torch.autograd.grad(-chosen.mean(), parameters)

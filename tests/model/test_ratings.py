@@ -131,6 +131,9 @@ def loss_by_hand(
     hidden = model(world.items[row[:-1]][None])[0]
     direction = nn.functional.normalize(hidden, dim=-1)
     logits = direction @ world.items.T / model.temperature + world.prior
+    for place, target in enumerate(row[1:].tolist()):
+        for had in set(row[: place + 1].tolist()) - {target}:
+            logits[place, had] = -torch.inf
     chosen = torch.log_softmax(logits, dim=-1)[torch.arange(len(row) - 1), row[1:]]
     prior = world.prior.double()
     standing = (prior - prior.mean()) / prior.std(unbiased=False)

@@ -16,7 +16,7 @@ from shared.histories import PrivateHistories
 from shared.plan import Mechanism
 from shared.randomness import from_operating_system
 from shared.softmax import Candidates, next_item_losses, public_candidates
-from shared.user_model import UserModel, row_losses
+from shared.user_model import Rows, UserModel, row_losses
 
 POSITIONS, ITEMS, DIM = 6, 40, 8
 TEMPERATURE = 0.2
@@ -98,6 +98,37 @@ def test_the_estimated_normaliser_is_right_on_average(
     assert bool((deviation > 0).all())
     # Six positions, five deviations: a false alarm in 300,000.
     assert bool(((values.mean(dim=0) - exact).abs() < 5 * deviation).all())
+
+
+def test_what_a_user_has_is_no_rival_of_the_target(
+    scene: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> None:
+    direction, targets, items, prior = scene
+    had = torch.tensor([[0, 3], [0, 7], [4, 3]])
+    left_in = scores(scene)
+    for position, item in had.tolist():
+        assert int(targets[position]) != item
+        left_in[position, item] = -torch.inf
+    expected = -torch.log_softmax(left_in, dim=1)[torch.arange(POSITIONS), targets]
+    arguments = (direction, targets, items, prior, TEMPERATURE)
+    torch.testing.assert_close(next_item_losses(*arguments, had=had), expected)
+    everything = Candidates(torch.arange(ITEMS), torch.zeros(ITEMS))
+    torch.testing.assert_close(next_item_losses(*arguments, everything, had), expected)
+
+
+def test_rivals_leave_out_the_window_up_to_the_position_and_never_the_target(
+    build: Callable[..., UserModel], world: World
+) -> None:
+    # The target after 3 is 5 again: what comes back stays a target.
+    history = np.array([5, 3, 5, 9])
+    rows = Rows(torch.tensor([history[:-1].tolist()]), torch.tensor([history[1:].tolist()]))
+    model = build()
+    hidden = model(world.items[rows.inputs].float())[0]
+    logits = torch.nn.functional.normalize(hidden, dim=-1) @ world.items.T / 0.1 + world.prior
+    for position, left_out in enumerate(([5], [3], [5, 3])):
+        logits[position, left_out] = -torch.inf
+    expected = torch.nn.functional.cross_entropy(logits, rows.targets[0])
+    torch.testing.assert_close(row_losses(model, rows, world.items, world.prior, 0.1)[0], expected)
 
 
 def test_a_target_among_the_candidates_counts_once(

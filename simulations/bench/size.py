@@ -1,0 +1,100 @@
+"""``tacit bench size``: where the adapter overtakes the statistics as users become more.
+
+Generated users with planted tastes, so that any number can be had. The noise of a release does not
+grow with the users and what they have in common does: this shows how fast each part gains by it.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shared.config import Config
+from shared.metrics import Evaluation
+from simulations.bench.accuracy import draw
+from simulations.bench.settings import Setting
+from simulations.methods import LABELS, baseline
+from simulations.variants import with_sections
+from simulations.world import build_world
+
+METHODS = {
+    ("popularity", "whole"): LABELS["popularity"],
+    ("statistics", "whole"): LABELS["statistics"],
+    ("texts", "share"): LABELS["texts"],
+    ("adapter", "whole"): LABELS["adapter"],
+    ("federation", "whole"): LABELS["federation"],
+}
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """One method at one number of users.
+
+    Attributes:
+        users, items: of the generated data.
+        method: as a person reads it.
+        noise, epsilon: of the setting.
+        ndcg10: mean over draws.
+        ndcg10_se: standard error over users.
+        seeds: draws.
+    """
+
+    users: int
+    items: int
+    method: str
+    noise: str
+    epsilon: float | None
+    ndcg10: float
+    ndcg10_se: float
+    seeds: int
+
+
+def measure(
+    config: Config,
+    users: Sequence[int],
+    setting: Setting,
+    seeds: int,
+    told: Callable[[str], None] = lambda _: None,
+) -> list[SizeRow]:
+    """Rank with every part at each number of users.
+
+    Args:
+        config: model and training; data and noise are not used.
+        users: numbers of generated users.
+        setting: of the noise.
+        seeds: draws of the noise; the data of a size is the same in all.
+        told: is told what runs next.
+    """
+    rows: list[SizeRow] = []
+    for count in users:
+        sized = with_sections(config, data={"source": "synthetic", "synthetic_users": count})
+        with tempfile.TemporaryDirectory() as scratch:
+            world = build_world(sized, Path(scratch))
+            found: dict[tuple[str, str], list[Evaluation]] = {
+                ("popularity", "whole"): [baseline(world, "popularity", world.test)]
+            }
+            for seed in range(seeds):
+                told(f"{count:,} users, draw {seed + 1} of {seeds}")
+                folder = Path(scratch) / str(seed)
+                for key, evaluation, _ in draw(
+                    setting, sized, world.dataset, seed, folder, world.test
+                ):
+                    found.setdefault(key, []).append(evaluation)
+        for key, label in METHODS.items():
+            if key in found:
+                values = np.mean([e.per_user("ndcg") for e in found[key]], axis=0)
+                rows.append(
+                    SizeRow(
+                        count,
+                        world.items,
+                        label,
+                        setting.noise,
+                        setting.epsilon,
+                        float(values.mean()),
+                        float(values.std(ddof=1) / np.sqrt(len(values))),
+                        len(found[key]),
+                    )
+                )
+    return rows
