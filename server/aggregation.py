@@ -235,7 +235,8 @@ class Signal:
     The mean update of T rounds is signal plus noise whose deviation the plan gives. Its energy less
     that of the noise, and less two standard errors of the noise's energy (a signal that cannot be
     told from noise counts as none), over its energy is the share of signal: the factor of Wiener's
-    filter. It is post-processing, free of privacy cost, and scales the adapter's weight at scoring.
+    filter. It is post-processing, free of privacy cost; an adapter is shrunk by it towards a warm
+    start (``shared.scoring``).
     """
 
     total: Arrays = field(default_factory=dict)
