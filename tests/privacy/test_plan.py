@@ -299,7 +299,8 @@ def test_alone_counts_the_noise_of_one_organisation_only() -> None:
     assert plan.step is not None
     part = plan.step.noise_multiplier * 6**-0.5
     assert plan.step.event(2, "alone") == Event(1.0, pytest.approx(part, rel=1e-15), 2)
-    assert plan.step.event(2) == plan.step.event(2, "joint") == Event(1.0, part * 6**0.5, 2)
+    joint = Event(1.0, pytest.approx(part * 6**0.5, rel=1e-15), 2)
+    assert plan.step.event(2) == plan.step.event(2, "joint") == joint
     assert plan.spent(binds="alone") > 2.0 * plan.spent()
     own = secure(8, noise="own")
     assert own.events(binds="alone") == own.events()
