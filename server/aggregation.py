@@ -21,6 +21,8 @@ from shared.statistics import (
 )
 
 ADAM_FLOOR = 1e-8
+# Where none is configured. Chosen on validation items (docs/utility.md).
+RATES = {"momentum": 3.0, "normalised": 1.2, "adam": 0.015}
 
 
 @dataclass(frozen=True)
@@ -171,16 +173,17 @@ class ServerOptimizer:
         if options.optimizer == "average":
             return {name: adapter[name] + update[name] for name in adapter}
         beta, gamma = options.momentum, options.second_momentum
+        rate = options.learning_rate or RATES[options.optimizer]
         self.first = {
             name: beta * self.first.get(name, np.zeros_like(value)) + (1.0 - beta) * value
             for name, value in update.items()
         }
         correction = 1.0 - beta**self.round
         if options.optimizer in ("momentum", "normalised"):
-            step = options.learning_rate / correction
+            step = rate / correction
             if options.optimizer == "normalised":
                 norm = math.sqrt(squared_norm(self.first))
-                step = options.learning_rate / norm if norm else 0.0
+                step = rate / norm if norm else 0.0
             return {
                 name: (adapter[name] + step * self.first[name]).astype(np.float32)
                 for name in adapter
@@ -193,7 +196,7 @@ class ServerOptimizer:
         return {
             name: (
                 adapter[name]
-                + options.learning_rate
+                + rate
                 * (self.first[name] / correction)
                 / (np.sqrt(self.second[name] / second_correction) + ADAM_FLOOR)
             ).astype(np.float32)

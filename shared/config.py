@@ -268,8 +268,11 @@ class ServerSection(Section):
         description="average adds the mean update; momentum and adam smooth it; normalised goes "
         "the way of momentum by a fixed length, however loud the noise is.",
     )
-    learning_rate: Positive = Field(
-        1.2, description="Step of momentum and adam; length of a step of normalised."
+    learning_rate: float = Field(
+        0.0,
+        ge=0.0,
+        description="Step of momentum and adam, length of a step of normalised; 0: 3, 0.015 and "
+        "1.2.",
     )
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.9, description="Momentum, and beta 1 of adam."

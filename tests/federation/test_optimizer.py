@@ -61,6 +61,8 @@ def test_normalised_goes_the_way_of_momentum_by_the_length_of_the_learning_rate(
     # m = 0.5 * (15, -20) + 0.5 * (-15, 20 + 24) = (0, 12)
     second = optimizer.step(array(0.0, 0.0), array(-15.0, 44.0))["w"]
     assert second.tolist() == pytest.approx([0.0, 1.5])
+    usual = ServerOptimizer(ServerSection())
+    assert usual.step(array(0.0), array(-7.0))["w"].tolist() == pytest.approx([-1.2])
     still = ServerOptimizer(ServerSection(optimizer="normalised"))
     assert still.step(array(2.0), array(0.0))["w"].tolist() == [2.0]
 
