@@ -134,7 +134,9 @@ def hold_back(dataset: Dataset, seed: int = 0) -> Held:
     """
     generator = np.random.default_rng(seed)
     histories = dataset.histories
-    new = generator.random(len(dataset.catalogue)) < NEW_ITEMS
+    # Items of one key are one item to the federation: they are all new, or none is.
+    keys, item = np.unique(dataset.catalogue.key_hashes, return_inverse=True)
+    new = (generator.random(len(keys)) < NEW_ITEMS)[item]
     joins = generator.random(len(histories)) < JOINING_USERS
     staying, joining = np.flatnonzero(~joins), np.flatnonzero(joins)
 

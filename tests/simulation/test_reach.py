@@ -44,6 +44,13 @@ def test_the_federation_meets_no_new_item_and_no_joining_user(held: Held) -> Non
     assert set(held.whole.histories.user_ids) == joining | set(held.added.history.user_ids)
 
 
+def test_items_of_one_key_are_all_new_or_none_is(dataset: Dataset) -> None:
+    keys = tuple(str(place // 3) for place in range(len(dataset.catalogue)))
+    held = hold_back(replace(dataset, catalogue=replace(dataset.catalogue, keys=keys)))
+    assert 0 < held.new.sum() < len(held.new)
+    assert not set(held.seen.catalogue.keys or ()) & set(held.own.keys or ())
+
+
 def test_what_is_seen_keeps_its_items_and_their_order(held: Held) -> None:
     whole = held.whole
     place = {user: row for row, user in enumerate(whole.histories.user_ids)}
