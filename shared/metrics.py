@@ -270,6 +270,11 @@ def paired_bootstrap(
     return bootstrap_over_draws([a], [b], metric, samples, seed)
 
 
+def over_draws(draws: Sequence[Evaluation], metric: Metric) -> npt.NDArray[np.float64]:
+    """Each user's mean of a metric over draws of the same users, ``[evaluated] float64``."""
+    return np.asarray(np.mean([draw.per_user(metric) for draw in draws], axis=0))
+
+
 def bootstrap_over_draws(
     a: Sequence[Evaluation],
     b: Sequence[Evaluation],
@@ -301,8 +306,7 @@ def bootstrap_over_draws(
                 f"{len(other)} users at cut-off {other.cutoff}; expected the same users and "
                 "targets, at least one, and the same cut-off. Evaluate both on one split"
             )
-    means_of = [np.mean([e.per_user(metric) for e in draws], axis=0) for draws in (a, b)]
-    differences = means_of[0] - means_of[1]
+    differences = over_draws(a, metric) - over_draws(b, metric)
     generator = np.random.default_rng(seed)
     means = np.empty(samples)
     chunk = max(1, BOOTSTRAP_CHUNK // len(differences))

@@ -140,8 +140,8 @@ def measure(
                     )
                 )
             whole = draws.get(("federation", "whole"))
-            for against, key in AGAINST.items():
-                if whole is not None:
+            if whole is not None:
+                for against, key in AGAINST.items():
                     comparisons.append(_compare(against, setting, whole, draws[key]))
     return rows, comparisons
 
@@ -155,7 +155,7 @@ def draw(
         setting: of the noise.
         config: of the run; its own noise and seed are not used.
         dataset: the same for all draws.
-        seed: of partition, frozen factors and, where it is not private, nothing else.
+        seed: of partition and frozen factors; the noise has none.
         folder: for the run.
         split: whose targets are ranked.
 

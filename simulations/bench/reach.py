@@ -22,10 +22,11 @@ from shared.config import Config
 from shared.delivery import statistics_from_arrays
 from shared.errors import DataError
 from shared.histories import PrivateHistories
-from shared.metrics import Evaluation, bootstrap_over_draws, evaluate
+from shared.metrics import Evaluation, bootstrap_over_draws, evaluate, over_draws
 from shared.models import load_model
 from shared.scoring import Blend, Scorer, Scores, zero_shot_scores
 from shared.splits import NO_TARGET, Split
+from simulations import methods
 from simulations.bench.settings import Setting
 from simulations.federate import Outcome, federate
 from simulations.world import World, build_world
@@ -40,13 +41,9 @@ LEAST_HISTORY = 3
 # Below every score, and finite: items that are not ranked.
 NOT_RANKED = np.float32(-1e9)
 
-LABELS = {
-    "statistics": "Statistics alone",
-    "zero_shot": "Text alone, no training",
-    "untrained": "User model before training",
-    "adapter": "Adapter alone",
-    "texts": "Statistics and texts",
-    "federation": "Federation",
+RANKED = ("statistics", "zero_shot", "adapter", "texts", "federation")
+LABELS = {method: methods.LABELS[method] for method in RANKED} | {
+    "untrained": "User model before training"
 }
 SLICES = {"added": "an item added after training", "joined": "a house that joins"}
 
@@ -196,10 +193,9 @@ def measure(
                 rows.append(_row(held, setting, slice_, method, draws))
             for slice_ in SLICES:
                 for method, less in COMPARED:
-                    pair = found.get((slice_, method)), found.get((slice_, less))
-                    if pair[0] is None or pair[1] is None:
+                    if (slice_, method) not in found:
                         continue
-                    d = bootstrap_over_draws(pair[0], pair[1])
+                    d = bootstrap_over_draws(found[slice_, method], found[slice_, less])
                     comparisons.append(
                         ReachComparison(
                             slice_,
@@ -263,7 +259,7 @@ def scores_by_method(
     def by(one: Scorer, blend: Blend) -> Callable[[Ints], Scores]:
         return lambda users: one.fused(part.history, users, blend=blend)
 
-    methods = {
+    found = {
         "statistics": by(scorer, Blend(cooccurrence=usual.cooccurrence)),
         "zero_shot": lambda users: zero_shot_scores(
             vectors, part.history, users, config.fusion.content_decay
@@ -272,14 +268,14 @@ def scores_by_method(
         "untrained": by(untrained, alone),
     }
     if outcome.adapter is not None:
-        methods |= {"adapter": by(scorer, alone), "federation": by(scorer, usual)}
-    return methods
+        found |= {"adapter": by(scorer, alone), "federation": by(scorer, usual)}
+    return found
 
 
 def _row(
     held: Held, setting: Setting, slice_: str, method: str, draws: Sequence[Evaluation]
 ) -> ReachRow:
-    values = np.mean([e.per_user("ndcg") for e in draws], axis=0)
+    values = over_draws(draws, "ndcg")
     return ReachRow(
         slice_,
         method,

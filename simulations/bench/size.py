@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from shared.config import Config
-from shared.metrics import Evaluation
+from shared.metrics import Evaluation, over_draws
 from simulations.bench.accuracy import draw
 from simulations.bench.settings import Setting
 from simulations.methods import LABELS, baseline
 from simulations.variants import with_sections
 from simulations.world import build_world
 
-METHODS = {
-    ("popularity", "whole"): LABELS["popularity"],
-    ("statistics", "whole"): LABELS["statistics"],
-    ("texts", "share"): LABELS["texts"],
-    ("adapter", "whole"): LABELS["adapter"],
-    ("federation", "whole"): LABELS["federation"],
-}
+METHODS = (
+    ("popularity", "whole"),
+    ("statistics", "whole"),
+    ("texts", "share"),
+    ("adapter", "whole"),
+    ("federation", "whole"),
+)
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ def measure(
                     setting, sized, world.dataset, seed, folder, world.test
                 ):
                     found.setdefault(key, []).append(evaluation)
-        for key, label in METHODS.items():
+        for key in METHODS:
             if key in found:
-                values = np.mean([e.per_user("ndcg") for e in found[key]], axis=0)
+                values = over_draws(found[key], "ndcg")
                 rows.append(
                     SizeRow(
                         count,
                         world.items,
-                        label,
+                        LABELS[key[0]],
                         setting.noise,
                         setting.epsilon,
                         float(values.mean()),

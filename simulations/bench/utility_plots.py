@@ -8,12 +8,9 @@ from matplotlib.figure import Figure
 from shared.files import atomic_path
 from simulations.bench.accuracy import AccuracyRow
 from simulations.bench.size import SizeRow
+from simulations.methods import LABELS
 
-LINES = (
-    ("statistics", "whole", "Statistics alone", "--"),
-    ("adapter", "whole", "Adapter alone", ":"),
-    ("federation", "whole", "Federation", "-"),
-)
+STYLES = {"statistics": "--", "adapter": ":", "federation": "-"}
 COLOURS = {"shared": "C0", "own": "C1"}
 
 
@@ -27,18 +24,18 @@ def plot_epsilon(path: Path, rows: Sequence[AccuracyRow]) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     ax = figure.subplots()
     for noise, colour in COLOURS.items():
-        for method, part, label, style in LINES:
+        for method, style in STYLES.items():
             some = sorted(
                 (
                     (row.epsilon, row.ndcg10, row.ndcg10_spread)
                     for row in rows
-                    if (row.method, row.part, row.noise) == (method, part, noise)
+                    if (row.method, row.part, row.noise) == (method, "whole", noise)
                     and row.epsilon is not None
                 ),
             )
             if some:
                 epsilon, mean, spread = zip(*some, strict=True)
-                named = f"{label}, {noise} noise"
+                named = f"{LABELS[method]}, {noise} noise"
                 ax.errorbar(epsilon, mean, spread, fmt=f"o{style}", color=colour, label=named)
     level = [row for row in rows if row.epsilon is None and row.part == "whole"]
     for row in level:
