@@ -5,7 +5,14 @@ from typing import Self
 
 from pydantic import Field, ValidationError
 
-from shared.config import AggregationSection, AuditSection, BaseSection, Config, DataSection
+from shared.config import (
+    AggregationSection,
+    AuditSection,
+    BaseSection,
+    Config,
+    DataSection,
+    PersonalisationSection,
+)
 from shared.errors import ConfigError
 from shared.sections import Count, Positive, Section, read_toml, sentence
 
@@ -55,6 +62,7 @@ class AgentSettings(Section):
     data: DataSection = Field(default_factory=DataSection)
     base: OwnBaseSection = Field(default_factory=OwnBaseSection)
     machine: MachineSection = Field(default_factory=MachineSection)
+    personalisation: PersonalisationSection = Field(default_factory=PersonalisationSection)
     audit: AuditSection = Field(default_factory=AuditSection)
     superlink: SuperLinkSection = Field(default_factory=SuperLinkSection)
 
@@ -73,6 +81,7 @@ class AgentSettings(Section):
                 "training": config.training.model_copy(
                     update={"micro_batch_rows": machine.micro_batch_rows}
                 ),
+                "personalisation": self.personalisation,
                 "audit": self.audit,
             }
         )
@@ -92,6 +101,7 @@ class AgentSettings(Section):
                 device=config.run.device,
                 micro_batch_rows=config.training.micro_batch_rows,
             ),
+            personalisation=config.personalisation,
             audit=config.audit,
         )
 

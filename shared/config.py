@@ -298,6 +298,20 @@ class FusionSection(Section):
     need_weight: float = Field(1.0, ge=0.0, description="Weight of a stated need's score.")
 
 
+class PersonalisationSection(Section):
+    """What an organisation mixes in for its own users: outside the guarantee, its own choice."""
+
+    own_cooccurrence: float = Field(
+        0.0,
+        ge=0.0,
+        description="Weight of the organisation's own co-occurrence beside the federation's, "
+        "without noise, in its own lists; 0: none. 1 suits most.",
+    )
+    least_users: Count = Field(
+        2, description="Pairs of items that fewer of its users had do not count there."
+    )
+
+
 class EvaluationSection(Section):
     """Ranking quality: exact in simulation, and outside the guarantee there."""
 
@@ -331,6 +345,7 @@ class Config(Section):
     training: TrainingSection = Field(default_factory=TrainingSection)
     server: ServerSection = Field(default_factory=ServerSection)
     fusion: FusionSection = Field(default_factory=FusionSection)
+    personalisation: PersonalisationSection = Field(default_factory=PersonalisationSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     audit: AuditSection = Field(default_factory=AuditSection)
 

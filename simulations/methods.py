@@ -13,10 +13,12 @@ from simulations.baselines.ease import ease
 from simulations.baselines.item_knn import item_knn
 from simulations.baselines.popularity import popularity
 from simulations.baselines.sasrec import sasrec
+from simulations.own import by_itself, personalised
 from simulations.world import World
 
 LABELS = {
     "zero_shot": "Text alone, no training",
+    "by_itself": "Each organisation by itself",
     "popularity": "Popularity",
     "item_knn": "Item-kNN",
     "ease": "EASE, decayed history",
@@ -25,6 +27,7 @@ LABELS = {
     "texts": "Statistics and texts",
     "adapter": "Adapter alone",
     "federation": "Federation",
+    "personalised": "Federation and own pairs",
 }
 
 
@@ -55,7 +58,12 @@ class Result:
 
 
 def baseline(world: World, method: str, part: Split, seed: int = 0) -> Evaluation:
-    """Evaluate a method that knows no privacy: fitted centrally on all training histories."""
+    """Evaluate a method that knows no privacy: fitted on all training histories pooled.
+
+    ``by_itself`` is not pooled: each organisation has its own.
+    """
+    if method == "by_itself":
+        return by_itself(world, part)
     items, train = world.items, part.train
     fits: dict[str, Callable[[], Callable[[Ints], Scores]]] = {
         "zero_shot": lambda: (
@@ -74,8 +82,11 @@ def baseline(world: World, method: str, part: Split, seed: int = 0) -> Evaluatio
 def federated(world: World, method: str, part: Split, scores: Scorer) -> Evaluation:
     """Evaluate a part of what a federation delivered: statistics, adapter or the whole.
 
-    ``texts`` adds the likeness of item texts to the statistics, which costs no privacy.
+    ``texts`` adds the likeness of item texts to the statistics, which costs no privacy;
+    ``personalised`` each organisation's own pairs to the whole, outside the guarantee.
     """
+    if method == "personalised":
+        return personalised(world, part, scores)
     without = replace(scores.blend(), adapter=0.0)
     alone = replace(without, content=0.0)
     ways: dict[str, FindTargets] = {

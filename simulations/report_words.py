@@ -3,7 +3,8 @@
 from shared.words import delta_text, epsilon_text, plural
 from simulations.records import DatasetRecord, GuaranteeRecord, RatingRecord, ResultRecord
 
-FEDERATED = ("statistics", "texts", "adapter", "federation")
+FEDERATED = ("statistics", "texts", "adapter", "federation", "personalised")
+OWN_WORDS = "own histories without noise"
 SUM_WORDS = {
     ("own", "plain"): "",
     ("own", "secure"): ", secure sums",
@@ -54,6 +55,10 @@ def protection_text(result: ResultRecord) -> str:
     """What protects the users behind a row."""
     if not result.private and result.method == "zero_shot":
         return "not trained"
+    if result.method == "by_itself":
+        return f"none: {OWN_WORDS}"
+    if result.method == "personalised":
+        return f"outside the guarantee: {OWN_WORDS}"
     if not result.private and result.method not in FEDERATED:
         return "none: histories pooled"
     return _row_text(result)

@@ -39,7 +39,7 @@ from simulations.timing import stage_shares, timed_rounds
 from simulations.variants import with_sections
 from simulations.world import World, build_world
 
-BASELINES = ("zero_shot", "popularity", "item_knn")
+BASELINES = ("zero_shot", "popularity", "item_knn", "by_itself")
 RECENT = 5
 SHOWN = 10
 
@@ -183,7 +183,7 @@ def evaluate_all(
 ) -> list[Result]:
     """Every row of the final table, on the test split."""
     results = []
-    with screen.stage("Evaluating on the test split", len(BASELINES) + 6) as stage:
+    with screen.stage("Evaluating on the test split", len(BASELINES) + 8) as stage:
         for done, method in enumerate(BASELINES):
             results.append(Result(method, None, "none", baseline(world, method, world.test)))
             stage.at(done + 1)
@@ -191,8 +191,10 @@ def evaluate_all(
             if outcome is None:
                 continue
             scores = outcome_scorer(world, run_config, outcome)
-            for method in ("statistics", "texts", "federation"):
+            for method in ("statistics", "texts", "federation", "personalised"):
                 if method == "federation" and outcome.adapter is None:
+                    continue
+                if method == "personalised" and not config.personalisation.own_cooccurrence:
                     continue
                 found = federated(world, method, world.test, scores)
                 cold = cold_slice(world, found, scores)
@@ -219,7 +221,9 @@ def result_record(result: Result, config: Config, plan: PrivacyPlan) -> records.
         cold_hr=None if cold is None else cold.hr,
         cold_ndcg=None if cold is None else cold.ndcg,
         cold_users=None if cold is None else len(cold),
-        private=result.epsilon is not None and config.privacy.noise_seed < 0,
+        private=result.method != "personalised"
+        and result.epsilon is not None
+        and config.privacy.noise_seed < 0,
     )
 
 

@@ -15,7 +15,7 @@ from simulations.records import (
     PrivateEvaluationRecord,
     RatingRecord,
 )
-from simulations.report_words import FEDERATED
+from simulations.report_words import FEDERATED, OWN_WORDS
 from simulations.timing import StageShare
 
 NOISE_WORDS = {
@@ -52,6 +52,10 @@ def print_results(console: Console, results: Sequence[Result], config: Config) -
 
 def privacy_words(result: Result) -> str:
     """How private a row is, in words."""
+    if result.method == "by_itself":
+        return f"none, {OWN_WORDS}"
+    if result.method == "personalised":
+        return f"outside the guarantee, {OWN_WORDS}"
     if result.epsilon is None:
         central = result.method not in FEDERATED
         return "none, data pooled" if central and result.method != "zero_shot" else "none"

@@ -40,6 +40,16 @@ def print_recommendations(
         cells = [str(place + 1), line.title, details, f"{line.score:.2f}"]
         table.add_row(*cells, *([why[place]] if reasons else []))
     console.print(table)
+    say_what_counts(console, recommender)
+
+
+def say_what_counts(console: Console, recommender: Recommender) -> None:
+    """Say where a list is more than the federation's guarantee speaks of."""
+    if recommender.delivery.own_cooccurrence:
+        console.print(
+            f"[dim]With what the users of {recommender.name} had together, counted here without "
+            "noise: lists depend on other users' histories, outside the federation's guarantee.[/]"
+        )
 
 
 def _reasons(one: Explanation) -> str:

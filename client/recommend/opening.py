@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from client.data.store import read_store
 from client.directory import read_policy
+from client.recommend.own_pairs import with_own_pairs
 from client.recommend.query import Delivery
 from client.recommend.recommender import Recommender
 from client.settings import AgentSettings, settings_path
@@ -88,8 +89,16 @@ class Opener:
             loaded.runtime,
             reliability,
         )
+        delivered_statistics = None
+        if config.personalisation.own_cooccurrence:
+            delivered_statistics = scorer.statistics
+            scorer = with_own_pairs(scorer, data.histories)
         delivery = Delivery(
-            facts.get("run", ""), facts.get("round", 0), bool(scorer.blend().adapter), stamp
+            facts.get("run", ""),
+            facts.get("round", 0),
+            bool(scorer.blend().adapter),
+            stamp,
+            delivered_statistics is not None,
         )
         return Recommender(
             name,
@@ -99,6 +108,7 @@ class Opener:
             data.encoder,
             data.text_mean,
             delivery,
+            delivered=delivered_statistics,
         )
 
     def _same_data(self, loaded: LoadedModel) -> _Data:
@@ -175,6 +185,7 @@ def _delivery(path: Path) -> dict[str, Any]:
 def stamp_of(directory: Path) -> str:
     """Changes whenever anything that a recommender is made of was written anew."""
     files = [directory / name for name in (STORE, STATISTICS, SETTINGS)]
+    files.append(settings_path(directory))
     files += sorted((directory / ADAPTER).glob("*"))
     digest = hashlib.sha256()
     for path in files:

@@ -147,9 +147,11 @@ class Delivery:
         round: of the adapter.
         adapter: whether an adapter is there and counts.
         stamp: changes with every delivery and every refresh of the data.
+        own_cooccurrence: whether the organisation's own pairs count too, outside the guarantee.
     """
 
     run: str
     round: int
     adapter: bool
     stamp: str
+    own_cooccurrence: bool = False

@@ -27,6 +27,7 @@ from shared.errors import ConfigError, DataError
 from shared.histories import PrivateHistories
 from shared.ratings import mean_ratings, predicted_ratings
 from shared.scoring import Blend, Ints, Scorer, Scores, Targets
+from shared.statistics import Statistics
 from shared.user_model import rating_scale
 
 # Of users whose states are kept: some 150 MB at 384 dimensions.
@@ -50,6 +51,8 @@ class Recommender:
         text_mean: ``[dim]`` mean of the catalogue's vectors before centring.
         delivery: what the federation delivered.
         generate: ranks by titles that a language model writes; None where there is none.
+        delivered: the federation's own statistics, where ``scorer`` has the organisation's pairs in
+            its G; None where it has not.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Recommender:
     text_mean: Vectors
     delivery: Delivery
     generate: Generate | None = None
+    delivered: Statistics | None = None
 
     def recommend(self, subject: Subject, query: Query) -> list[Recommendation]:
         """The best items for a user or a history.

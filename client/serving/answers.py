@@ -151,7 +151,11 @@ def interests(recommender: Recommender, identifier: str) -> InterestsOfUser:
 def delivery_state(delivery: Delivery) -> DeliveryState:
     """What was delivered, as answers carry it."""
     return DeliveryState(
-        run=delivery.run, round=delivery.round, adapter=delivery.adapter, stamp=delivery.stamp
+        run=delivery.run,
+        round=delivery.round,
+        adapter=delivery.adapter,
+        stamp=delivery.stamp,
+        own_cooccurrence=delivery.own_cooccurrence,
     )
 
 

@@ -133,6 +133,7 @@ def check(recommender: Recommender) -> None:
 
 def _described(recommender: Recommender) -> str:
     delivery = recommender.delivery
+    own = ", with own co-occurrence" if delivery.own_cooccurrence else ""
     if not delivery.adapter:
-        return "statistics alone"
-    return f"adapter of run {delivery.run or '(not named)'}, round {delivery.round}"
+        return "statistics alone" + own
+    return f"adapter of run {delivery.run or '(not named)'}, round {delivery.round}{own}"

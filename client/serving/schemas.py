@@ -159,6 +159,9 @@ class DeliveryState(BaseModel):
     round: int
     adapter: bool
     stamp: str
+    own_cooccurrence: bool = Field(
+        description="Whether the organisation's own pairs count too, outside the guarantee."
+    )
 
 
 class Because(BaseModel):

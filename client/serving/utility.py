@@ -7,6 +7,7 @@ history. It is computed once per delivery, in a thread of its own, when somebody
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +15,12 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from client.data.store import read_store
+from client.recommend.own_pairs import with_own_pairs
 from client.recommend.recommender import Recommender
 from shared.errors import TacitError
 from shared.metrics import Evaluation, evaluate
-from shared.scoring import Blend, Ints, Scores
-from shared.splits import Split, leave_one_out
+from shared.scoring import Blend, Ints, Scorer, Scores
+from shared.splits import leave_one_out
 
 LOGGER = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ USERS_PER_BLOCK = 16
 SCORES_PER_BLOCK = 20_000_000
 SEED = 0
 
-Name = Literal["popularity", "statistics", "federation"]
+Name = Literal["popularity", "statistics", "federation", "personalised"]
 
 
 class Figure(BaseModel):
@@ -116,6 +118,9 @@ def measured(
 ) -> Utility:
     """Hit rate and NDCG of popularity, of the statistics, and of all that was delivered.
 
+    Where the organisation's own pairs count they are a figure of their own, counted anew without
+    the items that are ranked.
+
     Args:
         recommender: to be measured.
         held_out: whether training was kept from the newest item of each user.
@@ -125,22 +130,28 @@ def measured(
         DataError: if no user has two interactions.
     """
     scorer, histories = recommender.scorer, recommender.histories
+    personalised = None
+    if recommender.delivered is not None:
+        scorer = replace(scorer, statistics=recommender.delivered)
+        personalised = with_own_pairs(scorer, histories.truncated(histories.lengths - 1))
     able = np.flatnonzero(histories.lengths >= 2)
     if len(able) > MOST_USERS:
         able = np.sort(np.random.default_rng(SEED).choice(able, MOST_USERS, replace=False))
     part = leave_one_out(histories.select(able), "test")
     whole = scorer.blend()
-    ways: dict[Name, Blend] = {
-        "popularity": Blend(whole.popularity),
-        "statistics": Blend(whole.popularity, whole.cooccurrence),
-        "federation": whole,
+    ways: dict[Name, tuple[Scorer, Blend]] = {
+        "popularity": (scorer, Blend(whole.popularity)),
+        "statistics": (scorer, Blend(whole.popularity, whole.cooccurrence)),
+        "federation": (scorer, whole),
     }
+    if personalised is not None:
+        ways["personalised"] = personalised, whole
     figures = []
-    for name, blend in ways.items():
+    for name, (by, blend) in ways.items():
 
-        def scores(users: Ints, blend: Blend = blend, part: Split = part) -> Scores:
+        def scores(users: Ints, by: Scorer = by, blend: Blend = blend) -> Scores:
             goes_on()
-            return scorer.fused(part.history, users, blend=blend)
+            return by.fused(part.history, users, blend=blend)
 
         items = len(recommender.catalogue)
         block = max(1, min(USERS_PER_BLOCK, SCORES_PER_BLOCK // items))

@@ -1,7 +1,7 @@
 """``tacit bench accuracy``: how well every method ranks, over several noise draws."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,12 +18,17 @@ from simulations.methods import LABELS, baseline, cold_slice, federated
 from simulations.variants import with_sections
 from simulations.world import World, build_world
 
-BASELINES = ("popularity", "item_knn", "ease", "sasrec", "zero_shot")
-AGAINST = {
-    "whole": ("statistics", "whole"),
-    "share": ("statistics", "share"),
-    "texts": ("texts", "share"),
-}
+BASELINES = ("popularity", "item_knn", "ease", "sasrec", "zero_shot", "by_itself")
+# What is compared with what: methods and their parts of the budget.
+COMPARED = (
+    ("federation", "statistics", "whole"),
+    ("federation", "statistics", "share"),
+    ("federation", "texts", "share"),
+    ("federation", "by_itself", "whole"),
+    ("personalised", "by_itself", "whole"),
+)
+# Where the configuration has none: what suits most.
+OWN_COOCCURRENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -70,16 +75,19 @@ class AccuracyRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Federation minus something else on one setting, over the means of draws of each user.
+    """One method less another on one setting, over the means of draws of each user.
 
     Attributes:
-        against: ``share``: the statistics in it, which have what the adapter left of the budget;
-            ``whole``: statistics alone that had all of it; ``texts``: all of it but the adapter.
+        method: key of ``simulations.methods.LABELS``, with the whole budget.
+        less: that of the other.
+        part: of the other: ``share`` where it has what the adapter left of the budget.
         noise, epsilon: of the setting.
         ndcg10_mean, ndcg10_low, ndcg10_high: difference and its 95% interval over users.
     """
 
-    against: str
+    method: str
+    less: str
+    part: str
     noise: str
     epsilon: float | None
     ndcg10_mean: float
@@ -107,12 +115,17 @@ def measure(
     """
     rows: list[AccuracyRow] = []
     comparisons: list[Comparison] = []
+    fitted: dict[tuple[str, str], list[Evaluation]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         world = build_world(config, Path(scratch))
         split = world.test if part == "test" else world.validation
         for method in baselines:
             told(LABELS[method])
-            found = [baseline(world, method, split)]
+            worlds = [world]
+            if method == "by_itself":
+                worlds = [drawn_world(config, world.dataset, seed) for seed in range(seeds)]
+            found = [baseline(one, method, split) for one in worlds]
+            fitted[method, "whole"] = found
             rows.append(_row(world, config, method, "whole", Setting("none", None), found, []))
         for setting in settings:
             label = "no noise" if setting.epsilon is None else f"{setting.epsilon:g}"
@@ -139,10 +152,7 @@ def measure(
                         cold.get((method, budget), []),
                     )
                 )
-            whole = draws.get(("federation", "whole"))
-            if whole is not None:
-                for against, key in AGAINST.items():
-                    comparisons.append(_compare(against, setting, whole, draws[key]))
+            comparisons += _compared(setting, fitted | draws)
     return rows, comparisons
 
 
@@ -162,12 +172,8 @@ def draw(
     Yields:
         ``(method, part of the budget)``, its evaluation, and that of the cold targets in it.
     """
-    drawn = setting.configure(config, seed)
-    # The data of all draws is the same; only who holds which users is drawn anew.
-    parts = partition(
-        dataset, drawn.partition.scheme, drawn.partition.organisations, drawn.run.seed
-    )
-    world = World(drawn, dataset, tuple(parts))
+    world = drawn_world(setting.configure(config, seed), dataset, seed)
+    drawn = world.config
     alone = with_sections(drawn, training={"rounds": 0})
     outcome = federate(world, alone, folder / "statistics", f"statistics-{seed}")
     scores = outcome_scorer(world, alone, outcome)
@@ -182,9 +188,21 @@ def draw(
         ("texts", "share"),
         ("adapter", "whole"),
         ("federation", "whole"),
+        ("personalised", "whole"),
     ):
         found = federated(world, method, split, scores)
         yield (method, budget), found, cold_slice(world, found, scores)
+
+
+def drawn_world(config: Config, dataset: Dataset, seed: int) -> World:
+    """The data of all draws is the same; only who holds which users is drawn anew.
+
+    Own pairs have the weight that is configured, or ``OWN_COOCCURRENCE`` where none is.
+    """
+    parts = partition(dataset, config.partition.scheme, config.partition.organisations, seed)
+    own = config.personalisation.own_cooccurrence or OWN_COOCCURRENCE
+    drawn = with_sections(config, personalisation={"own_cooccurrence": own}, run={"seed": seed})
+    return World(drawn, dataset, tuple(parts))
 
 
 def _row(
@@ -216,11 +234,16 @@ def _row(
     )
 
 
-def _compare(
-    against: str, setting: Setting, whole: Sequence[Evaluation], part: Sequence[Evaluation]
-) -> Comparison:
-    found = bootstrap_over_draws(whole, part, "ndcg")
-    return Comparison(against, setting.noise, setting.epsilon, found.mean, found.low, found.high)
+def _compared(
+    setting: Setting, draws: Mapping[tuple[str, str], Sequence[Evaluation]]
+) -> list[Comparison]:
+    made = []
+    for method, less, budget in COMPARED:
+        if (method, "whole") in draws and (less, budget) in draws:
+            found = bootstrap_over_draws(draws[method, "whole"], draws[less, budget], "ndcg")
+            of = (method, less, budget, setting.noise, setting.epsilon)
+            made.append(Comparison(*of, found.mean, found.low, found.high))
+    return made
 
 
 def as_json(rows: Sequence[AccuracyRow], comparisons: Sequence[Comparison]) -> dict[str, object]:

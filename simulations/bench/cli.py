@@ -303,14 +303,13 @@ def print_accuracy(
             str(row.seeds),
         )
     console.print(table)
-    words = {
-        "whole": "statistics alone with the whole budget",
-        "share": "its statistics",
-        "texts": "its statistics and texts",
-    }
+    from simulations.methods import LABELS
+
     for found in comparisons:
+        share = ", its share of the budget" if found.part == "share" else ""
         console.print(
-            f"Federation less {words[found.against]}, {found.noise} noise, epsilon "
+            f"{LABELS[found.method]} less {LABELS[found.less].lower()}{share}, {found.noise} "
+            f"noise, epsilon "
             f"{_or_dash(found.epsilon, 'g')}: NDCG@k {found.ndcg10_mean:+.4f} "
             f"(95% {found.ndcg10_low:+.4f} to {found.ndcg10_high:+.4f})",
             highlight=False,

@@ -13,7 +13,7 @@ import numpy as np
 
 from shared.config import Config
 from shared.metrics import Evaluation, over_draws
-from simulations.bench.accuracy import draw
+from simulations.bench.accuracy import draw, drawn_world
 from simulations.bench.settings import Setting
 from simulations.methods import LABELS, baseline
 from simulations.variants import with_sections
@@ -21,10 +21,12 @@ from simulations.world import build_world
 
 METHODS = (
     ("popularity", "whole"),
+    ("by_itself", "whole"),
     ("statistics", "whole"),
     ("texts", "share"),
     ("adapter", "whole"),
     ("federation", "whole"),
+    ("personalised", "whole"),
 )
 
 
@@ -73,7 +75,11 @@ def measure(
         with tempfile.TemporaryDirectory() as scratch:
             world = build_world(sized, Path(scratch))
             found: dict[tuple[str, str], list[Evaluation]] = {
-                ("popularity", "whole"): [baseline(world, "popularity", world.test)]
+                ("popularity", "whole"): [baseline(world, "popularity", world.test)],
+                ("by_itself", "whole"): [
+                    baseline(drawn_world(sized, world.dataset, seed), "by_itself", world.test)
+                    for seed in range(seeds)
+                ],
             }
             for seed in range(seeds):
                 told(f"{count:,} users, draw {seed + 1} of {seeds}")

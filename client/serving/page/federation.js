@@ -5,7 +5,7 @@ import { barChart } from "./charts.js";
 import { byId, bytesText, fact, make, numberText, plural, table, timeText } from "./dom.js";
 
 const AGAIN_MS = 1500;
-const WAYS = { popularity: "Popularity alone", statistics: "With co-occurrence", federation: "All that was delivered" };
+const WAYS = { popularity: "Popularity alone", statistics: "With co-occurrence", federation: "All that was delivered", personalised: "And own pairs" };
 let again = null;
 
 export async function showFederation() {
@@ -87,6 +87,7 @@ function delivery({ delivered }) {
       "dl",
       { class: "facts" },
       fact("In use", used === null ? "nothing that can be used" : used.adapter ? "statistics and adapter" : "statistics alone"),
+      used?.own_cooccurrence ? fact("Own co-occurrence", "counted here without noise, outside the guarantee") : null,
       used?.run ? fact("Run", `${used.run}, round ${used.round}`) : null,
       fact("Items known", numberText(delivered.items)),
       fact("Covered by co-occurrence", numberText(delivered.covered)),
