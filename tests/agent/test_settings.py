@@ -28,6 +28,7 @@ LOCAL = AgentSettings.model_validate(
         "data": {"source": "own data"},
         "base": {"name": "own base", "precision": "float32", "warm_start": "own start"},
         "machine": {"threads": 3, "device": "cpu", "micro_batch_rows": 5},
+        "personalisation": {"own_cooccurrence": 0.5, "least_users": 7},
         "audit": {"canaries": 9},
     }
 ).to_config()
@@ -81,6 +82,9 @@ RUNS = st.fixed_dictionaries(
         "server": st.fixed_dictionaries({"min_replies": whole}),
         "fusion": st.fixed_dictionaries({"adapter_weight": st.floats(0.0, 9.0)}),
         "evaluation": st.fixed_dictionaries({"cutoff": whole, "every_rounds": whole}),
+        "personalisation": st.fixed_dictionaries(
+            {"own_cooccurrence": st.floats(0.0, 9.0), "least_users": whole}
+        ),
         "audit": st.fixed_dictionaries({"canaries": st.integers(0, 10**6)}),
     }
 )
@@ -127,6 +131,7 @@ def test_noise_seeds_data_files_and_canaries_are_no_shared_settings() -> None:
         {"data": {"source": "/etc/passwd"}},
         {"base": {"name": "other"}},
         {"audit": {"canaries": 10**9}},
+        {"personalisation": {"own_cooccurrence": 1.0}},
         {"run": {"organisations": "/"}},
         {"run": {"threads": 0}},
         {"training": {"micro_batch_rows": 10**9}},

@@ -44,7 +44,9 @@ def test_data_is_kept_from_one_opening_to_the_next_until_it_changes(opened: Open
     assert opened.opener.open().histories is not first.histories
 
 
-@pytest.mark.parametrize("name", ["histories.duckdb", "delivered/statistics.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["histories.duckdb", "delivered/statistics.safetensors", "agent.toml"]
+)
 def test_the_stamp_changes_with_what_was_written(opened: Opened, name: str) -> None:
     before = stamp_of(opened.org)
     os.utime(opened.org / name)

@@ -73,6 +73,21 @@ def test_reasons_stand_beside_the_list(tacit: Tacit, served: Any) -> None:
     assert "Because of (score lost without it)" in done.out
 
 
+def test_own_pairs_count_where_the_organisation_says_so_and_the_list_says_it_too(
+    tacit: Tacit, served: Any
+) -> None:
+    ask = ("client", "recommend", str(served.org), "--user", "u3")
+    before = tacit(*ask)
+    assert "outside the federation's guarantee" not in before.out
+    path = served.org / "agent.toml"
+    text = path.read_text()
+    assert "own_cooccurrence = 0.0" in text
+    path.write_text(text.replace("own_cooccurrence = 0.0", "own_cooccurrence = 5.0"))
+    after = tacit(*ask)
+    assert "outside the federation's guarantee" in " ".join(after.out.split())
+    assert LINE.findall(before.out) != LINE.findall(after.out)
+
+
 def test_a_filter_that_makes_no_sense_is_refused(tacit: Tacit, served: Any) -> None:
     done = tacit("client", "recommend", str(served.org), "--user", "u3", "--filter", "weight=red")
     assert done.status == 2

@@ -117,6 +117,20 @@ def test_an_evaluation_carries_the_planned_noise(
     assert deviation_is(np.stack(residuals), mechanism.noise_multiplier * math.sqrt(3.0))
 
 
+def test_own_pairs_do_not_count_in_private_evaluation(open_agent: OpenAgent) -> None:
+    """One user's row must depend on no other user's history."""
+    with open_agent(**SHARES, evaluation_share=0.1) as agent:
+        own = agent.config.personalisation.model_copy(
+            update={"own_cooccurrence": 50.0, "least_users": 1}
+        )
+        delivered = agent.scorer()
+        exact = evaluation_sum(delivered, agent._histories, CUTOFF)
+        agent.config = agent.config.model_copy(update={"personalisation": own})
+        asked_again = agent.scorer()
+        assert asked_again.statistics is delivered.statistics
+        assert evaluation_sum(asked_again, agent._histories, CUTOFF).tolist() == exact.tolist()
+
+
 @pytest.mark.parametrize("rows", [[], [[]], [[3], [4]]], ids=["nobody", "no-items", "one-item"])
 def test_an_organisation_with_nothing_to_evaluate_sends_noise(
     open_agent: OpenAgent, evaluated: PrivacyPlan, rows: list[list[int]]
