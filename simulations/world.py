@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from client.agent import Agent
 from client.data.ingest import Dataset, load_dataset
 from client.data.partition import Organisation, partition
@@ -157,3 +159,25 @@ def build_world(config: Config, scratch: Path, progress: Progress | None = None)
             f"partition.organisations = {len(parts)}"
         )
     return World(config, dataset, tuple(parts))
+
+
+def fewer(world: World, users: int, seed: int) -> World:
+    """The same catalogue with some of the users, drawn with ``seed``; 0: all.
+
+    Of two numbers the smaller one's users are among the greater one's.
+    """
+    there = len(world.dataset.histories)
+    if users in (0, there):
+        return world
+    kept = np.sort(np.random.default_rng(seed).permutation(there)[:users])
+    dataset = replace(
+        world.dataset,
+        histories=world.dataset.histories.select(kept),
+        user_columns={
+            name: tuple(values[user] for user in kept)
+            for name, values in world.dataset.user_columns.items()
+        },
+    )
+    options = world.config.partition
+    parts = partition(dataset, options.scheme, options.organisations, world.config.run.seed)
+    return World(world.config, dataset, tuple(parts))

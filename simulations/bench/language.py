@@ -9,12 +9,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from client.data.partition import partition
 from shared.config import Config
 from shared.devices import choose_runtime
 from shared.metrics import Evaluation, paired_bootstrap
@@ -24,7 +23,7 @@ from simulations.bench.passes import Passes
 from simulations.federate import federate, outcome_scorer
 from simulations.methods import federated
 from simulations.variants import with_sections
-from simulations.world import World, build_world
+from simulations.world import build_world, fewer
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 ITEMS = 1682
@@ -239,25 +238,6 @@ def _score_and_step() -> tuple[float, float, float, float]:
 
 def _ranked(config: Config, users: int, seed: int) -> Evaluation:
     with tempfile.TemporaryDirectory() as scratch:
-        world = _fewer(build_world(config, Path(scratch) / "data"), users, seed)
+        world = fewer(build_world(config, Path(scratch) / "data"), users, seed)
         outcome = federate(world, config, Path(scratch) / "run", "bench-language")
         return federated(world, "adapter", world.test, outcome_scorer(world, config, outcome))
-
-
-def _fewer(world: World, users: int, seed: int) -> World:
-    """The same catalogue with some of the users."""
-    there = len(world.dataset.histories)
-    if users in (0, there):
-        return world
-    kept = np.sort(np.random.default_rng(seed).choice(there, min(users, there), replace=False))
-    dataset = replace(
-        world.dataset,
-        histories=world.dataset.histories.select(kept),
-        user_columns={
-            name: tuple(values[user] for user in kept)
-            for name, values in world.dataset.user_columns.items()
-        },
-    )
-    options = world.config.partition
-    parts = partition(dataset, options.scheme, options.organisations, world.config.run.seed)
-    return World(world.config, dataset, tuple(parts))

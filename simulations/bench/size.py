@@ -1,7 +1,8 @@
-"""``tacit bench size``: where the adapter overtakes the statistics as users become more.
+"""``tacit bench size``: what each part of a federation is worth as users become more.
 
-Generated users with planted tastes, so that any number can be had. The noise of a release does not
-grow with the users and what they have in common does: this shows how fast each part gains by it.
+Generated users with planted tastes, so that any number can be had, or some of those of a data set.
+The noise of a release does not grow with the users and what they have in common does: this shows
+how fast each part gains by it.
 """
 
 import tempfile
@@ -17,7 +18,7 @@ from simulations.bench.accuracy import draw, drawn_world
 from simulations.bench.settings import Setting
 from simulations.methods import LABELS, baseline
 from simulations.variants import with_sections
-from simulations.world import build_world
+from simulations.world import build_world, fewer
 
 METHODS = (
     ("popularity", "whole"),
@@ -35,7 +36,7 @@ class SizeRow:
     """One method at one number of users.
 
     Attributes:
-        users, items: of the generated data.
+        users, items: of the data.
         method: as a person reads it.
         noise, epsilon: of the setting.
         ndcg10: mean over draws.
@@ -63,17 +64,18 @@ def measure(
     """Rank with every part at each number of users.
 
     Args:
-        config: model and training; data and noise are not used.
-        users: numbers of generated users.
+        config: data, model and training; its own noise is not used. Of generated data each size is
+            made anew, of other data so many users are drawn with ``run.seed``.
+        users: numbers of users.
         setting: of the noise.
         seeds: draws of the noise; the data of a size is the same in all.
         told: is told what runs next.
     """
     rows: list[SizeRow] = []
     for count in users:
-        sized = with_sections(config, data={"source": "synthetic", "synthetic_users": count})
+        sized = with_sections(config, data={"synthetic_users": count})
         with tempfile.TemporaryDirectory() as scratch:
-            world = build_world(sized, Path(scratch))
+            world = fewer(build_world(sized, Path(scratch)), count, config.run.seed)
             found: dict[tuple[str, str], list[Evaluation]] = {
                 ("popularity", "whole"): [baseline(world, "popularity", world.test)],
                 ("by_itself", "whole"): [
@@ -93,7 +95,7 @@ def measure(
                 values = over_draws(found[key], "ndcg")
                 rows.append(
                     SizeRow(
-                        count,
+                        len(world.dataset.histories),
                         world.items,
                         LABELS[key[0]],
                         setting.noise,

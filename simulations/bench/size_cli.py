@@ -17,21 +17,24 @@ USUAL = (1000, 3000, 10_000)
 
 
 def size_command(
+    data: Annotated[
+        str, typer.Option(help="Of which so many users are drawn; default: generated users.")
+    ] = "synthetic",
     config_file: ConfigFile = None,
     set_: Overrides = None,
     users: Annotated[
-        list[int] | None, typer.Option(min=100, help=f"May be given often; {USUAL}.")
+        list[int] | None, typer.Option(min=50, help=f"May be given often; {USUAL}.")
     ] = None,
     setting: Annotated[str, typer.Option(metavar="NOISE[:EPSILON]")] = "shared:8",
     seeds: Annotated[int, typer.Option(min=1, help="Draws of the noise.")] = 1,
     plot: Annotated[Path | None, typer.Option(help="Also draw it; .png or .svg.")] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Rank generated users, from few to many, with each part of the federation."""
+    """Rank generated users, or some of a data set, from few to many, with each part."""
     from simulations.bench.size import measure
     from simulations.bench.utility_plots import plot_size
 
-    config = load_config(config_file, set_ or [])
+    config = load_config(config_file, set_ or [], {"data.source": data})
     console = Console()
     with console.status("Starting") as status:
         rows = measure(config, users or USUAL, parse_setting(setting), seeds, status.update)

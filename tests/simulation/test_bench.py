@@ -22,6 +22,7 @@ from simulations.bench.round import first_round, overhead
 from simulations.bench.settings import Setting, parse_setting
 from simulations.bench.step import measure as measure_steps
 from simulations.bench.step_ways import Batch, StepOptions, ways
+from simulations.world import build_world, fewer
 
 MakeConfig = Callable[..., Config]
 
@@ -56,6 +57,7 @@ def test_accuracy_gives_a_row_for_every_method_of_every_setting(
                 ("texts", "share"),
                 ("adapter", "whole"),
                 ("federation", "whole"),
+                ("personalised", "whole"),
             )
         ],
     ]
@@ -185,3 +187,23 @@ def test_a_setting_names_the_noise_and_its_epsilon() -> None:
 def test_a_setting_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="expected none, own:EPSILON"):
         parse_setting(text)
+
+
+def test_users_of_a_size_are_among_those_of_a_greater_one(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(data={"source": "synthetic", "synthetic_users": 40})
+    world = build_world(config, tmp_path)
+    few, more, all_ = (fewer(world, count, 0).dataset.histories.user_ids for count in (9, 20, 0))
+    assert (len(few), len(more), len(all_)) == (9, 20, 40)
+    assert set(few) < set(more) < set(all_)
+
+
+def test_size_ranks_users_of_a_data_set(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(data={"synthetic_items": 50}, training={"rounds": 0})
+    rows = bench(config, tmp_path, "size", "--users", "60", "--users", "80", "--setting", "own:8")
+    assert [(row["users"], row["method"]) for row in rows] == [
+        (users, method)
+        for users in (60, 80)
+        for method in ("Popularity", "Each organisation by itself", "Statistics alone")
+    ]

@@ -12,9 +12,8 @@ from shared.config import Config
 from shared.errors import ConfigError
 from shared.sections import to_toml
 from simulations.bench.cli import bench_app
-from simulations.bench.language import _fewer
 from simulations.bench.passes import Passes
-from simulations.world import World
+from simulations.world import World, fewer
 
 MakeConfig = Callable[..., Config]
 
@@ -82,13 +81,13 @@ def test_timed_steps_leave_the_adapter_where_it_was(make_config: MakeConfig) -> 
 
 
 def test_fewer_users_keep_the_catalogue(world: World) -> None:
-    fewer = _fewer(world, 20, 0)
-    assert len(fewer.dataset.histories) == 20
-    assert fewer.items == world.items
-    assert sum(len(part.users) for part in fewer.organisations) == 20
+    some = fewer(world, 20, 0)
+    assert len(some.dataset.histories) == 20
+    assert some.items == world.items
+    assert sum(len(part.users) for part in some.organisations) == 20
     known = set(world.dataset.histories.user_ids)
-    assert set(fewer.dataset.histories.user_ids) <= known
-    assert _fewer(world, 0, 0) is world
+    assert set(some.dataset.histories.user_ids) <= known
+    assert fewer(world, 0, 0) is world
 
 
 def test_a_precision_that_is_none_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
