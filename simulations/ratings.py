@@ -16,6 +16,7 @@ from shared.ratings import (
 from shared.scoring import Ints, Scorer, Scores
 from shared.splits import NO_TARGET, Split
 from shared.user_model import rating_scale
+from simulations.baselines.biased_mf import biased_mf
 from simulations.federate import Outcome, outcome_scorer
 from simulations.records import RatingRecord
 from simulations.world import World
@@ -23,6 +24,7 @@ from simulations.world import World
 LABELS = {
     "global_mean": "Mean of all ratings",
     "user_mean": "The user's own mean",
+    "biased_mf": "Biased matrix factorisation",
     "rating_head": "Rating head",
 }
 # Bounds memory.
@@ -32,11 +34,12 @@ RESAMPLES_AT_ONCE = 100
 def rating_lines(
     world: World, config: Config, runs: Sequence[tuple[Outcome, Config]]
 ) -> list[RatingRecord]:
-    """Errors on the test split: both means and every federation's head.
+    """Errors on the test split: both means, matrix factorisation and every federation's head.
 
-    Nothing where no held-out item has a rating. The global mean is of all that may
-    be learnt from. A user's mean is of all before the target, for the baseline and the head alike,
-    so that what stands between the two is the head.
+    Nothing where no held-out item has a rating. The global mean is of all that may be learnt from;
+    the factorisation learns items from that, all ratings pooled. What is known of a user is all
+    before the target, for that user's mean, the factorisation and the head alike, so that what
+    stands between the mean and the head is the head.
 
     Args:
         world: data and splits.
@@ -52,9 +55,13 @@ def rating_lines(
     means = mean_ratings(part.history.select(users), scale)
     overall = np.full(len(users), overall_mean(part.train, scale))
     own = rating_errors(means, given, scale)
+    factorised = biased_mf(
+        part.train, part.history.select(users), part.target[users], world.items, scale
+    )
     made = [
         _record("global_mean", rating_errors(overall, given, scale)),
         _record("user_mean", own),
+        _record("biased_mf", rating_errors(factorised, given, scale)),
     ]
     for outcome, run_config in runs:
         if outcome.adapter is None:

@@ -68,7 +68,7 @@ def rating_protection_text(rating: RatingRecord) -> str:
     """What protects the users behind a prediction of ratings."""
     if rating.method == "user_mean":
         return "stays with the user"
-    if rating.method == "global_mean":
+    if rating.method in ("global_mean", "biased_mf"):
         return "none: ratings pooled"
     return _row_text(rating)
 

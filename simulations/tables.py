@@ -95,7 +95,7 @@ def rating_privacy_words(record: RatingRecord) -> str:
         if record.epsilon is None:
             return "none"
         return f"epsilon {record.epsilon:g}, {NOISE_WORDS[record.noise, record.aggregation]}"
-    return "none, data pooled" if record.method == "global_mean" else "stays with the user"
+    return "stays with the user" if record.method == "user_mean" else "none, data pooled"
 
 
 def print_organisations(

@@ -90,6 +90,14 @@ def test_the_means_are_as_by_hand(finished: Finished, world: World) -> None:
         assert not by_method[method].private
 
 
+def test_a_factorisation_of_all_ratings_pooled_stands_beside_them(finished: Finished) -> None:
+    line = next(line for line in finished.lines if line.method == "biased_mf")
+    best = min(other.rmse for other in finished.lines if other.method.endswith("_mean"))
+    assert 0.0 < line.rmse < best + 0.5
+    assert not line.private
+    assert re.search(r"Biased matrix\s+factorisation .*none, data\s+pooled", finished.screen)
+
+
 def test_the_heads_errors_are_those_of_the_delivered_model(
     finished: Finished, world: World
 ) -> None:
