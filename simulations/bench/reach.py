@@ -1,9 +1,9 @@
-"""``tacit bench reach``: items and houses that the statistics know nothing about.
+"""``tacit bench reach``: items, houses and needs that the statistics know nothing about.
 
 Popularity and co-occurrence are about items that the federation has seen. Two things that it has
 not seen: an item that is added after training, and a house that joins with users and a catalogue of
 its own. Both are made from one data set, so that the federation never meets a part of its items and
-a part of its users.
+a part of its users. The third is what a user says now (``simulations.bench.asked``).
 """
 
 import tempfile
@@ -27,8 +27,9 @@ from shared.models import load_model
 from shared.scoring import Blend, Scorer, Scores, zero_shot_scores
 from shared.splits import NO_TARGET, Split
 from simulations import methods
+from simulations.bench.asked import rank_asked
 from simulations.bench.settings import Setting
-from simulations.federate import Outcome, federate
+from simulations.federate import Outcome, federate, outcome_scorer
 from simulations.world import World, build_world
 
 Ints = npt.NDArray[np.int64]
@@ -43,9 +44,15 @@ NOT_RANKED = np.float32(-1e9)
 
 RANKED = ("statistics", "zero_shot", "adapter", "texts", "federation")
 LABELS = {method: methods.LABELS[method] for method in RANKED} | {
-    "untrained": "User model before training"
+    "untrained": "User model before training",
+    "need": "The need alone",
+    "unasked": "Federation, nothing said",
 }
-SLICES = {"added": "an item added after training", "joined": "a house that joins"}
+SLICES = {
+    "added": "an item added after training",
+    "joined": "a house that joins",
+    "asked": "a need in words",
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,8 @@ COMPARED = (
     ("federation", "texts"),
     ("adapter", "untrained"),
     ("adapter", "statistics"),
+    ("federation", "unasked"),
+    ("federation", "need"),
 )
 
 
@@ -164,7 +173,7 @@ def measure(
     seeds: int,
     told: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[ReachRow], list[ReachComparison]]:
-    """Rank added items and a joining house's items by every method.
+    """Rank added items, a joining house's items and what users ask for by every method.
 
     Args:
         config: data, model and training; its own noise and seed are not used.
@@ -187,13 +196,16 @@ def measure(
                 world = World(drawn, held.seen, tuple(parts))
                 folder = Path(scratch) / f"{setting.noise}-{setting.epsilon}-{seed}"
                 outcome = federate(world, drawn, folder, f"reach-{seed}")
-                for key, evaluation in rank(held, drawn, outcome).items():
+                ranked = rank(held, drawn, outcome)
+                asked = rank_asked(world, outcome_scorer(world, drawn, outcome))
+                ranked |= {("asked", method): one for method, one in asked.items()}
+                for key, evaluation in ranked.items():
                     found.setdefault(key, []).append(evaluation)
             for (slice_, method), draws in found.items():
                 rows.append(_row(held, setting, slice_, method, draws))
             for slice_ in SLICES:
                 for method, less in COMPARED:
-                    if (slice_, method) not in found:
+                    if not {(slice_, method), (slice_, less)} <= found.keys():
                         continue
                     d = bootstrap_over_draws(found[slice_, method], found[slice_, less])
                     comparisons.append(
@@ -283,7 +295,7 @@ def _row(
         setting.epsilon,
         held.whole.name,
         len(values),
-        int(held.new.sum()),
+        len(held.seen.catalogue) if slice_ == "asked" else int(held.new.sum()),
         float(np.mean([e.hr for e in draws])),
         float(values.mean()),
         float(values.std(ddof=1) / np.sqrt(len(values))),

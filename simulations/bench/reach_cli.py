@@ -31,7 +31,7 @@ def reach_command(
     seeds: Annotated[int, typer.Option(min=1, help="Draws of every setting.")] = 3,
     json_file: JsonFile = None,
 ) -> None:
-    """Rank items added after training, and the catalogue of a house that joins then."""
+    """Rank items added after training, a joining house's catalogue, and by needs in words."""
     from simulations.bench.reach import measure
 
     named = {"data.source": data, "model.warm_start": warm_start}
