@@ -234,7 +234,7 @@ class StatisticsSection(Section):
     row_power: Share = Field(0.5, description="G is divided by popularity to this power, rows.")
     column_power: Share = Field(0.3, description="The same for columns.")
     history_decay: Share = Field(0.6, description="Weight of a history item, a step back.")
-    weight: float = Field(0.6, ge=0.0, description="Weight of the standardised G beside log P.")
+    weight: float = Field(0.7, ge=0.0, description="Weight of the standardised G beside log P.")
 
 
 class TrainingSection(Section):

@@ -1,8 +1,9 @@
 """Late fusion at scoring: log P, G, the adapter, item texts and a stated need, each with a weight.
 
-Every part is linear in an item's vector, up to what all items share. So a user's score of the whole
-catalogue is one product with one vector, and a part's mean and deviation over the catalogue, by
-which it is standardised, follow from the catalogue's own mean and second moment.
+Every part but G is linear in an item's vector, up to what all items share. So a user's score of the
+whole catalogue is one product with one vector, and a part's mean and deviation over the catalogue,
+by which it is standardised, follow from the catalogue's own mean and second moment. G is
+standardised over the items that it covers and says nothing, 0, of others.
 """
 
 import copy
@@ -58,7 +59,7 @@ class Targets:
         prior: ``[users] float64``.
         reach: ``[users, K] float64``.
         directions: ``{part: [users, dim] float32}``.
-        offsets: ``{part: [users] float64}``, by which standardising has moved a part.
+        offsets: ``{part: [users] float64}``, by which standardising has moved a direction's part.
     """
 
     prior: Floats
@@ -226,9 +227,9 @@ class Scorer:
             states: of the users, by ``states``, where they are known already.
         """
         weights = blend or self.blend()
-        reach, moved = self._reach(histories, users, weights.cooccurrence)
+        reach = self._reach(histories, users, weights.cooccurrence)
         directions: dict[str, Scores] = {}
-        offsets = {"cooccurrence": moved}
+        offsets: dict[str, Floats] = {}
         raw: dict[str, tuple[Scores, float]] = {}
         if weights.adapter:
             known = self.states(histories, users) if states is None else states
@@ -243,6 +244,7 @@ class Scorer:
             directions[part], offsets[part] = self._standardised(direction, weight)
         if not directions:
             directions["content"] = np.zeros((len(users), self.vectors.shape[1]), np.float32)
+            offsets["content"] = np.zeros(len(users))
         return Targets(np.full(len(users), weights.popularity), reach, directions, offsets)
 
     def parts(self, targets: Targets, places: Ints) -> dict[str, Floats]:
@@ -254,8 +256,8 @@ class Scorer:
         found = {"popularity": targets.prior[:, None] * statistics.log_popularity[places]}
         covered = {int(place): column for column, place in enumerate(statistics.top)}
         columns = np.array([covered.get(int(place), -1) for place in places], dtype=np.int64)
-        reach = np.where(columns >= 0, targets.reach[:, columns] if len(covered) else 0.0, 0.0)
-        found["cooccurrence"] = reach + targets.offsets["cooccurrence"][:, None]
+        reach = targets.reach[:, columns] if len(covered) else 0.0
+        found["cooccurrence"] = np.where(columns >= 0, reach, np.zeros((len(targets), 1)))
         for part, direction in targets.directions.items():
             own = (direction @ self.vectors[places].T).astype(np.float64)
             found[part] = own + targets.offsets.get(part, np.zeros(len(targets)))[:, None]
@@ -314,20 +316,22 @@ class Scorer:
             hidden / np.maximum(norms, 1e-12) / self.config.model.temperature, dtype=np.float32
         )
 
-    def _reach(
-        self, histories: PrivateHistories, users: Ints, weight: float
-    ) -> tuple[Floats, Floats]:
-        """The standardised decayed history times G, which is 0 outside the items G covers."""
-        top, items = self.statistics.top, len(self.vectors)
+    def _reach(self, histories: PrivateHistories, users: Ints, weight: float) -> Floats:
+        """The decayed history times G, standardised over the items that G covers.
+
+        Over the whole catalogue it would lift all covered items together, the more the fewer they
+        are, which popularity has done already (measured on validation items: NDCG@10 0.087 against
+        0.094 on MovieLens-100K and 0.033 against 0.043 on latest-small, epsilon 8, own noise).
+        """
+        top = self.statistics.top
         if not weight or not len(top):
-            return np.zeros((len(users), len(top))), np.zeros(len(users))
+            return np.zeros((len(users), len(top)))
         decay = self.config.statistics.history_decay
         reach = decayed_context(histories, users, top, decay) @ self.statistics.transition
-        mean = reach.sum(axis=1) / items
         # Of the differences: their squares lose nothing to the mean's.
-        spread = ((reach - mean[:, None]) ** 2).sum(axis=1) + (items - len(top)) * mean**2
-        scale = _weight_over_deviation(weight, np.sqrt(spread / items))
-        return reach * scale[:, None], -mean * scale
+        reach -= reach.mean(axis=1, keepdims=True)
+        scale = _weight_over_deviation(weight, np.sqrt((reach**2).mean(axis=1)))
+        return np.asarray(reach * scale[:, None])
 
     def _standardised(self, direction: Scores, weight: float) -> tuple[Scores, Floats]:
         mean_vector, covariance = catalogue_moments(self.vectors)

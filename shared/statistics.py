@@ -31,7 +31,7 @@ SPACING = grid_spacing(1.0, PLAIN_BITS)
 # Bounds memory: a block's pairs, up to ``pair_window`` an interaction, are held together.
 INTERACTIONS_PER_BLOCK = 2**17
 # Chosen on validation items (docs/utility.md).
-AUTO_DEVIATIONS = 5.0
+AUTO_DEVIATIONS = 4.0
 AUTO_RANGE = (100, 2000)
 EDGE = 0.9
 

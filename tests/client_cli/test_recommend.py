@@ -38,8 +38,8 @@ def test_settings_of_the_delivery_decide_how_scores_are_fused(tacit: Tacit, serv
     before = LINE.findall(tacit("client", "recommend", str(served.org), "--user", "u3").out)
     path = served.org / "delivered" / "settings.json"
     text = path.read_text()
-    assert '"weight":0.6' in text
-    path.write_text(text.replace('"weight":0.6', '"weight":0.0'))
+    assert '"weight":0.7' in text
+    path.write_text(text.replace('"weight":0.7', '"weight":0.0'))
     after = LINE.findall(tacit("client", "recommend", str(served.org), "--user", "u3").out)
     assert before != after
 
