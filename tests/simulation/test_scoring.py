@@ -49,7 +49,7 @@ def standardised(scores: np.ndarray) -> np.ndarray:
 
 
 def reach(scorer: Scorer, histories: PrivateHistories) -> np.ndarray:
-    """Decayed history times G, over the catalogue."""
+    """Decayed history times G, which covers the whole catalogue here."""
     statistics = scorer.statistics
     decay = scorer.config.statistics.history_decay
     context = decayed_context(histories, USERS, statistics.top, decay)
@@ -203,3 +203,23 @@ def test_the_content_part_is_the_standardised_likeness_to_the_history(
     expected = 0.5 * standardised(alike)
     found = trained.fused(histories, USERS, blend=blend)
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_g_is_standardised_over_what_it_covers_and_says_nothing_of_the_rest(
+    trained: Scorer, histories: PrivateHistories
+) -> None:
+    """Covered items must not be lifted together: that is what their popularity is for."""
+    top = np.array([5, 0, 9, 2])
+    random = np.random.default_rng(0)
+    transition = 1.0 + random.random((4, 4))
+    few = replace(trained.statistics, top=top, transition=transition)
+    scorer = Scorer(trained.config, few, trained.vectors)
+    made = replace(histories, items=np.resize(top, len(histories.items)))
+    part = scorer.fused(made, USERS, blend=Blend(cooccurrence=0.8)) - few.log_popularity
+    others = np.setdiff1d(np.arange(len(few.log_popularity)), top)
+    assert part[:, others] == pytest.approx(0.0, abs=1e-6)
+    for user in (0, 2, 3, 4):
+        raw = decayed_context(made, np.array([user]), top, trained.config.statistics.history_decay)
+        expected = 0.8 * standardised(raw @ transition)[0]
+        assert part[user, top] == pytest.approx(expected, abs=1e-5)
+    assert part[1] == pytest.approx(0.0, abs=1e-6)
