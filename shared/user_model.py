@@ -137,7 +137,7 @@ def load_backbone(
         local_files_only=True,
         **extra,
     )
-    stack = _layer_stack(model)
+    stack = layer_stack(model)
     if layers > len(stack):
         raise ModelError(f"model.layers = {layers}: {path.name} has only {len(stack)} layers")
     kept = range(len(stack) - layers, len(stack)) if layers_from == "top" else range(layers)
@@ -216,7 +216,7 @@ def target_modules(backbone: nn.Module, names: Sequence[str]) -> list[str]:
     Raises:
         ModelError: if a name matches nothing; says which names there are.
     """
-    stack = _layer_stack(backbone)
+    stack = layer_stack(backbone)
     prefix = next(n for n, module in backbone.named_modules() if module is stack)
     linear = [
         f"{prefix}.{name}"
@@ -309,7 +309,12 @@ def item_tensor(vectors: Vectors, device: str, precision: str) -> Tensor:
     return tensor.bfloat16() if precision == "bfloat16" else tensor
 
 
-def _layer_stack(model: nn.Module) -> nn.ModuleList:
+def layer_stack(model: nn.Module) -> nn.ModuleList:
+    """The stack of a model's layers, in place.
+
+    Raises:
+        ModelError: for a model of an unknown structure.
+    """
     for name in LAYER_STACKS:
         module: Any = model
         for part in name.split("."):

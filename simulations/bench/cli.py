@@ -13,6 +13,7 @@ from shared.errors import ConfigError
 from shared.files import write_json
 from simulations.bench.growth_cli import growth_command
 from simulations.bench.language_cli import language_command
+from simulations.bench.lighter_cli import lighter_command
 from simulations.bench.local_cli import lists_command, serve_command, words_command
 from simulations.bench.peers_cli import peers_command
 from simulations.bench.printing import measured_table
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 bench_app = typer.Typer(no_args_is_help=True, help="Measure accuracy and speed on this machine.")
 bench_app.command("growth")(growth_command)
 bench_app.command("language")(language_command)
+bench_app.command("lighter")(lighter_command)
 bench_app.command("lists")(lists_command)
 bench_app.command("peers")(peers_command)
 bench_app.command("profile")(profile_command)
