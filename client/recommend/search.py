@@ -198,10 +198,12 @@ class ItemIndex:
         if allowed is None:
             # The excluded come out too, and are taken away below.
             count, there = count + len(excluded), len(self)
+        # The index knows nothing of reach: what that lowers may give its place to another, and what
+        # it lifts is added.
+        lowered = int(np.count_nonzero(targets.reach[row] < 0.0))
         near = self.neighbours.best(
-            targets.direction[row], float(targets.prior[row]), count, there, allowed
+            targets.direction[row], float(targets.prior[row]), count + lowered, there, allowed
         )
-        # The index knows nothing of reach.
         both = np.union1d(near, self._top)
         return both[~np.isin(both, excluded)] if allowed is None else both[allowed[both]]
 

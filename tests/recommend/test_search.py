@@ -338,6 +338,21 @@ def test_what_co_occurrence_lifts_is_found_though_the_index_does_not_know_of_it(
     assert index.best(targets, 0, 10)[0][0] == top[worst]
 
 
+def test_what_co_occurrence_lowers_gives_its_place_to_the_next():
+    vectors, log_popularity, _, targets = clustered()
+    bare = Targets(targets.prior, np.zeros((60, 0)), targets.directions, targets.offsets)
+    scores = dense(vectors, log_popularity, np.empty(0, dtype=np.int64), bare, 0)
+    best = ranked(scores, 300)
+    # All of the first 200 are covered, and G lowers every one of them.
+    lowering = Targets(
+        targets.prior, np.full((60, 200), -1000.0), targets.directions, targets.offsets
+    )
+    index = ItemIndex(vectors, log_popularity, best[:200], exact_up_to=10_000)
+    assert index.neighbours is not None
+    places, _ = index.best(lowering, 0, 10)
+    assert np.isin(best[200:210], places).mean() >= 0.5
+
+
 def test_without_faiss_a_large_catalogue_is_searched_exactly_and_the_log_says_so_once(
     monkeypatch, caplog
 ):
