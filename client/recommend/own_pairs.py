@@ -1,9 +1,8 @@
-"""An organisation's own co-occurrence beside the federation's, for its own users: no noise, no leak
-to the federation, and no part of its guarantee.
+"""An organisation's own co-occurrence beside the federation's, for its own users' lists.
 
-The federation never learns of it. But a list made with it depends on what other users of the same
-organisation had, without noise: who sees many lists may learn of them. It is off unless the
-organisation turns it on in ``agent.toml``; no run can.
+It has no noise, the federation never learns of it, and it is no part of the guarantee: a list made
+with it depends on what other users of the same organisation had, and who sees many lists may learn
+of them. It is off unless the organisation turns it on in ``agent.toml``; no run can.
 """
 
 from collections.abc import Iterator

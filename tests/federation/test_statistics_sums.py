@@ -238,8 +238,8 @@ def test_without_noise_all_of_g_is_kept_and_a_rank_that_is_set_is_obeyed() -> No
     assert _matrix(np.empty(0), 1.0).shape == (1, 1)
 
 
-def test_items_of_g_are_those_that_stand_five_deviations_out_of_the_noise() -> None:
-    noisy = np.concatenate([np.full(300, 10.1), np.full(200, 9.9)])
+def test_items_of_g_are_those_that_stand_four_deviations_out_of_the_noise() -> None:
+    noisy = np.concatenate([np.full(300, 8.1), np.full(200, 7.9)])
     assert len(most_popular(noisy, 2.0, StatisticsSection())) == 300
     assert len(most_popular(noisy, 200.0, StatisticsSection())) == 100
     assert len(most_popular(np.ones(5000), 0.0, StatisticsSection())) == 2000
