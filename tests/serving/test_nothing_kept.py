@@ -110,7 +110,10 @@ def test_the_agent_writes_to_its_ledger_while_the_service_reads_it(shop: Shop) -
 
         def read() -> None:
             with httpx.Client(base_url=address, timeout=60.0) as client:
-                while not end.is_set():
+                ended = False
+                while not ended:
+                    # Asked before, so that each reads at least once.
+                    ended = end.is_set()
                     statuses.add(client.get("/v1/privacy").status_code)
                     statuses.add(client.get("/v1/federation").status_code)
 
