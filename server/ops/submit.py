@@ -183,6 +183,11 @@ def _deployable(config: Config) -> Config:
             "privacy.noise = shared simulates a trusted sum where aggregation.mode = plain, and a "
             "federation has none; set aggregation.mode=secure or privacy.noise=own"
         )
+    if config.personalisation.own_cooccurrence:
+        raise ConfigError(
+            "personalisation.own_cooccurrence is each organisation's own choice, which no run makes "
+            "for it; leave it at 0 here, and set it in the organisation's agent.toml"
+        )
     # The ServerApp runs in another folder than this command.
     changed: dict[str, Any] = {}
     if Path(config.base.name).is_dir():

@@ -53,6 +53,13 @@ def test_flower_bundles_the_three_packages_and_nothing_else(app: Path) -> None:
     assert packages - {".info"} == {"client", "server", "shared"}
 
 
+def test_no_run_turns_an_organisations_own_pairs_on(folder: Folder) -> None:
+    turned_on = load_config(None, ["personalisation.own_cooccurrence=1"])
+    with pytest.raises(ConfigError, match=r"own choice.*agent\.toml"):
+        submit(folder, turned_on, "first", 0.0, print)
+    assert not folder.run("first").exists()
+
+
 def test_an_app_that_is_built_again_holds_nothing_of_the_one_before(
     app: Path, folder: Folder
 ) -> None:
