@@ -185,8 +185,8 @@ def _deployable(config: Config) -> Config:
         )
     if config.personalisation.own_cooccurrence:
         raise ConfigError(
-            "personalisation.own_cooccurrence is each organisation's own choice, which no run makes "
-            "for it; leave it at 0 here, and set it in the organisation's agent.toml"
+            "personalisation.own_cooccurrence is each organisation's own choice, which no run "
+            "makes for it; leave it at 0 here, and set it in the organisation's agent.toml"
         )
     # The ServerApp runs in another folder than this command.
     changed: dict[str, Any] = {}
