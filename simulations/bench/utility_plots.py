@@ -10,7 +10,7 @@ from simulations.bench.accuracy import AccuracyRow
 from simulations.bench.size import SizeRow
 from simulations.methods import LABELS
 
-STYLES = {"statistics": "--", "adapter": ":", "federation": "-"}
+STYLES = {"statistics": "--", "adapter": ":", "federation": "-", "personalised": "-."}
 COLOURS = {"shared": "C0", "own": "C1"}
 
 
@@ -39,7 +39,7 @@ def plot_epsilon(path: Path, rows: Sequence[AccuracyRow]) -> None:
                 ax.errorbar(epsilon, mean, spread, fmt=f"o{style}", color=colour, label=named)
     level = [row for row in rows if row.epsilon is None and row.part == "whole"]
     for row in level:
-        if row.method in ("federation", "popularity", "sasrec", "ease"):
+        if row.method in ("federation", "popularity", "sasrec", "ease", "by_itself"):
             strong, left = row.method == "federation", row.method == "sasrec"
             ax.axhline(row.ndcg10, color="black" if strong else "0.6", linewidth=1)
             ax.annotate(
