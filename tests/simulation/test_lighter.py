@@ -14,7 +14,7 @@ from shared.config import Config
 from shared.scoring import Scorer, Scores
 from shared.sections import to_toml
 from shared.statistics import Statistics
-from shared.user_model import UserModel
+from shared.user_model import UserModel, build_user_model
 from simulations.bench.cli import bench_app
 from simulations.bench.lighter import (
     POPULAR_STEPS,
@@ -51,7 +51,9 @@ def scorer(world: World) -> Scorer:
     near = generator.normal(size=(COVERED, COVERED))
     known = Statistics(generator.normal(size=world.items), np.arange(COVERED), near)
     config, vectors = world.config, world.vectors
-    whole = Scorer(config, known, vectors, adapter, loaded.model, loaded.runtime)
+    # Opacus's hooks may be on the model that all tests of a configuration share.
+    own = build_user_model(loaded.start, loaded.options, loaded.runtime, config.run.seed)
+    whole = Scorer(config, known, vectors, adapter, own, loaded.runtime)
     return whole.with_merged_adapter()
 
 

@@ -230,6 +230,7 @@ def test_the_table_compares_the_federation_with_its_statistics_and_baselines(
         ("zero_shot", "none"),
         ("popularity", "none"),
         ("item_knn", "none"),
+        ("by_itself", "none"),
         ("statistics", "own"),
         ("texts", "own"),
         ("federation", "own"),
