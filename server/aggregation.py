@@ -12,6 +12,7 @@ from shared.config import ServerSection, StatisticsSection
 from shared.errors import FederationError
 from shared.messages import Reply
 from shared.plan import Mechanism
+from shared.ratings import HEAD
 from shared.statistics import (
     Floats,
     log_popularity,
@@ -23,6 +24,7 @@ from shared.statistics import (
 ADAM_FLOOR = 1e-8
 # Where none is configured. Chosen on validation items (docs/utility.md).
 RATES = {"momentum": 3.0, "normalised": 1.2, "adam": 0.015}
+HEAD_RATE = 0.05
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,9 @@ class ServerOptimizer:
     ``normalised`` scales that sum to the length of the learning rate, so that neither loud noise
     nor small gradients decide how far a round goes (Cutkosky and Mehta 2020, arXiv 2002.03305);
     ``adam`` is FedAdam (Reddi et al. 2021, arXiv 2003.00295) with bias correction.
+
+    A rating head beside the adapter goes by ``adam`` where the adapter goes by ``normalised``: its
+    coordinates differ in scale, and of a fixed length the bias would take most.
     """
 
     options: ServerSection
@@ -169,38 +174,41 @@ class ServerOptimizer:
     def step(self, adapter: Arrays, update: Arrays) -> Arrays:
         """The next adapter; advances the optimiser's state."""
         self.round += 1
-        options = self.options
-        if options.optimizer == "average":
+        optimizer, beta = self.options.optimizer, self.options.momentum
+        if optimizer == "average":
             return {name: adapter[name] + update[name] for name in adapter}
-        beta, gamma = options.momentum, options.second_momentum
-        rate = options.learning_rate or RATES[options.optimizer]
         self.first = {
             name: beta * self.first.get(name, np.zeros_like(value)) + (1.0 - beta) * value
             for name, value in update.items()
         }
-        correction = 1.0 - beta**self.round
-        if options.optimizer in ("momentum", "normalised"):
-            step = rate / correction
-            if options.optimizer == "normalised":
-                norm = math.sqrt(squared_norm(self.first))
-                step = rate / norm if norm else 0.0
-            return {
-                name: (adapter[name] + step * self.first[name]).astype(np.float32)
-                for name in adapter
-            }
-        self.second = {
+        rate = self.options.learning_rate or RATES[optimizer]
+        if optimizer == "adam":
+            moves = self._adam(update, rate)
+        elif optimizer == "momentum":
+            step = rate / (1.0 - beta**self.round)
+            moves = {name: step * value for name, value in self.first.items()}
+        else:
+            head = {name: value for name, value in update.items() if name.startswith(HEAD)}
+            rest = {name: value for name, value in self.first.items() if name not in head}
+            norm = math.sqrt(squared_norm(rest))
+            step = rate / norm if norm else 0.0
+            moves = {name: step * value for name, value in rest.items()}
+            moves |= self._adam(head, HEAD_RATE)
+        return {name: (adapter[name] + moves[name]).astype(np.float32) for name in adapter}
+
+    def _adam(self, update: Arrays, rate: float) -> Arrays:
+        """Moves of some arrays, whose first moments are up to date."""
+        beta, gamma = self.options.momentum, self.options.second_momentum
+        self.second |= {
             name: gamma * self.second.get(name, np.zeros_like(value)) + (1.0 - gamma) * value**2
             for name, value in update.items()
         }
-        second_correction = 1.0 - gamma**self.round
+        first, second = 1.0 - beta**self.round, 1.0 - gamma**self.round
         return {
-            name: (
-                adapter[name]
-                + rate
-                * (self.first[name] / correction)
-                / (np.sqrt(self.second[name] / second_correction) + ADAM_FLOOR)
-            ).astype(np.float32)
-            for name in adapter
+            name: rate
+            * (self.first[name] / first)
+            / (np.sqrt(self.second[name] / second) + ADAM_FLOOR)
+            for name in update
         }
 
 

@@ -305,7 +305,7 @@ class PersonalisationSection(Section):
         0.0,
         ge=0.0,
         description="Weight of the organisation's own co-occurrence beside the federation's, "
-        "without noise, in its own lists; 0: none. 1 suits most.",
+        "without noise, in its own lists; 0: none. 1 suits a hundred users and more.",
     )
     least_users: Count = Field(
         2, description="Pairs of items that fewer of its users had do not count there."

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from server.aggregation import (
+    HEAD_RATE,
     IterateAverage,
     ServerOptimizer,
     Signal,
@@ -17,6 +18,7 @@ from shared.config import ServerSection
 from shared.errors import FederationError
 from shared.messages import Reply
 from shared.plan import Mechanism
+from shared.ratings import HEAD
 
 
 def array(*values: float) -> Arrays:
@@ -167,3 +169,19 @@ def test_a_signal_that_repeats_stands_out_of_noise_with_more_rounds() -> None:
 
 def test_before_any_round_nothing_is_reliable() -> None:
     assert Signal().reliability() == 0.0
+
+
+def test_a_rating_head_takes_nothing_of_the_adapters_step_and_is_not_thrown_by_its_bias() -> None:
+    """Of one fixed length the bias, whose gradient is largest, would take most."""
+    adapter = {"a.lora_B.w": np.zeros((2, 3), np.float32)}
+    head = {f"{HEAD}linear.weight": np.zeros((1, 4), np.float32)}
+    head |= {f"{HEAD}linear.bias": np.zeros(1, np.float32)}
+    update = {name: np.full_like(value, 0.01) for name, value in (adapter | head).items()}
+    update[f"{HEAD}linear.bias"] = np.full(1, 5.0, np.float32)
+    options = ServerSection(optimizer="normalised", learning_rate=0.3)
+    both = ServerOptimizer(options).step(adapter | head, update)
+    alone = ServerOptimizer(options).step(adapter, {name: update[name] for name in adapter})
+    assert both["a.lora_B.w"].tolist() == alone["a.lora_B.w"].tolist()
+    assert np.linalg.norm(both["a.lora_B.w"]) == pytest.approx(0.3)
+    for name in head:
+        assert both[name] == pytest.approx(np.full_like(head[name], HEAD_RATE), rel=1e-3)
