@@ -82,12 +82,14 @@ def _keep(store: sqlite3.Connection, keys: Sequence[bytes], vectors: Vectors) ->
         )
 
 
-def centred(vectors: Vectors) -> Vectors:
+def centred(vectors: Vectors, mean: Vectors | None = None) -> Vectors:
     """Subtract the catalogue's mean and renormalise: raw vectors share most of their direction.
 
-    The mean is over the public catalogue alone.
+    Args:
+        vectors: ``[texts, dim]`` as they come from the encoder.
+        mean: ``[dim]`` of the public catalogue's; None where ``vectors`` are the catalogue's own.
     """
-    shifted = vectors - vectors.mean(axis=0, keepdims=True)
+    shifted = vectors - (vectors.mean(axis=0) if mean is None else mean)
     norms = np.linalg.norm(shifted, axis=1, keepdims=True)
     return np.asarray(shifted / np.maximum(norms, 1e-12), dtype=np.float32)
 

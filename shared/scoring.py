@@ -203,7 +203,8 @@ class Scorer:
         Args:
             histories: of the organisation. Private; nothing of it is kept.
             users: places of the users to score.
-            need: ``[dim]`` vector of a stated need, in the space of ``vectors``.
+            need: ``[dim]`` vector of a stated need, in the space of ``vectors``; or
+                ``[users, dim]``, each user's own.
             blend: weights; None takes those configured.
         """
         found = self.targets(histories, users, need, blend)
@@ -239,7 +240,8 @@ class Scorer:
             profile = text_profiles(self.vectors, histories, users, decay)
             raw["content"] = profile, weights.content
         if need is not None and weights.need:
-            raw["need"] = np.tile(need.astype(np.float32), (len(users), 1)), weights.need
+            shape = len(users), self.vectors.shape[1]
+            raw["need"] = np.broadcast_to(need.astype(np.float32), shape), weights.need
         for part, (direction, weight) in raw.items():
             directions[part], offsets[part] = self._standardised(direction, weight)
         if not directions:

@@ -42,12 +42,12 @@ def popularity_rows(histories: PrivateHistories) -> Rows:
     Returns:
         ``(users, items, values)``, one entry per distinct pair; every user's L2 norm is at most 1.
     """
-    return _together(_popularity_blocks(histories))
+    return _together(popularity_blocks(histories))
 
 
 def popularity_sum(histories: PrivateHistories, items: int) -> Floats:
     """Sum of all users' rows of P, ``[items] float64``. Private until noised."""
-    return _summed(_popularity_blocks(histories), items)
+    return _summed(popularity_blocks(histories), items)
 
 
 def triangle_size(k: int) -> int:
@@ -65,12 +65,12 @@ def cooccurrence_rows(histories: PrivateHistories, top: Ints, options: Statistic
     Returns:
         ``(users, cells, values)``; cells number the upper triangle row by row.
     """
-    return _together(_cooccurrence_blocks(histories, top, options))
+    return _together(cooccurrence_blocks(histories, top, options))
 
 
 def cooccurrence_sum(histories: PrivateHistories, top: Ints, options: StatisticsSection) -> Floats:
     """Sum of all users' rows of G, ``[K * (K - 1) / 2] float64``. Private until noised."""
-    return _summed(_cooccurrence_blocks(histories, top, options), triangle_size(len(top)))
+    return _summed(cooccurrence_blocks(histories, top, options), triangle_size(len(top)))
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,8 @@ def _summed(blocks: Iterable[Rows], size: int) -> Floats:
     return total
 
 
-def _popularity_blocks(histories: PrivateHistories) -> Iterator[Rows]:
+def popularity_blocks(histories: PrivateHistories) -> Iterator[Rows]:
+    """``popularity_rows``, some users at a time."""
     for first, last in histories.blocks(INTERACTIONS_PER_BLOCK):
         held = histories.items[histories.offsets[first] : histories.offsets[last]]
         owner = np.repeat(np.arange(last - first), histories.lengths[first:last])
@@ -196,9 +197,10 @@ def _popularity_blocks(histories: PrivateHistories) -> Iterator[Rows]:
         yield users + first, items, _on_grid(UNIT / np.sqrt(distinct[users]))
 
 
-def _cooccurrence_blocks(
+def cooccurrence_blocks(
     histories: PrivateHistories, top: Ints, options: StatisticsSection
 ) -> Iterator[Rows]:
+    """``cooccurrence_rows``, some users at a time."""
     k = len(top)
     place = _places(histories.items, top)
     for first, last in histories.blocks(INTERACTIONS_PER_BLOCK):

@@ -10,12 +10,12 @@ from functools import partial
 
 import numpy as np
 
-from client.recommend.own_pairs import own_sums, with_own_pairs
+from client.recommend.own_pairs import exact_transition, own_sums, with_own_pairs
 from shared.metrics import Evaluation
 from shared.ranking import evaluate_targets
 from shared.scoring import Scorer
 from shared.splits import NO_TARGET, Split
-from shared.statistics import Statistics, log_popularity, transition_matrix
+from shared.statistics import Statistics, log_popularity
 from simulations.world import World
 
 
@@ -25,8 +25,7 @@ def by_itself(world: World, part: Split) -> Evaluation:
 
     def scorer(own: Split) -> Scorer:
         popularity, top, triangle = own_sums(own.train, world.items, 1, options)
-        exact = options.model_copy(update={"rank": 0})
-        transition = transition_matrix(triangle, popularity[top], 0.0, 0.0, exact)
+        transition = exact_transition(triangle, popularity[top], options)
         statistics = Statistics(log_popularity(popularity, 0.0), top, transition)
         return Scorer(config, statistics, world.vectors)
 

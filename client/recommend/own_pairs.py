@@ -5,7 +5,6 @@ with it depends on what other users of the same organisation had, and who sees m
 of them. It is off unless the organisation turns it on in ``agent.toml``; no run can.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -18,8 +17,8 @@ from shared.statistics import (
     Floats,
     Ints,
     Statistics,
-    cooccurrence_rows,
-    popularity_rows,
+    cooccurrence_blocks,
+    popularity_blocks,
     transition_matrix,
     triangle_size,
 )
@@ -42,9 +41,9 @@ def with_own_pairs(scorer: Scorer, histories: PrivateHistories) -> Scorer:
     there = popularity[delivered.top].sum()
     released = np.exp(delivered.log_popularity[delivered.top]).sum()
     times = max(1.0, float(released / there)) if there else 1.0
-    # All of it: there is no noise to be cut off.
-    exact = scorer.config.statistics.model_copy(update={"rank": 0})
-    transition = transition_matrix(times * triangle, times * popularity[own], 0.0, 0.0, exact)
+    transition = exact_transition(
+        times * triangle, times * popularity[own], scorer.config.statistics
+    )
     top = np.union1d(delivered.top, own)
     joined = np.zeros((len(top), len(top)))
     for places, part, weight in (
@@ -72,21 +71,20 @@ def own_sums(
         first; ``[K (K - 1) / 2]`` G over them.
     """
     popularity, users = np.zeros(items), np.zeros(items, dtype=np.int64)
-    for block in _blocks(histories):
-        _, places, values = popularity_rows(block)
+    for _, places, values in popularity_blocks(histories):
         popularity += np.bincount(places, weights=values, minlength=items)
         users += np.bincount(places, minlength=items)
     order = np.argsort(-users, kind="stable")[: AUTO_RANGE[1]]
     top = order[users[order] >= least_users].astype(np.int64)
     cells = triangle_size(len(top))
     sums, had_by = np.zeros(cells), np.zeros(cells, dtype=np.int64)
-    for block in _blocks(histories):
-        _, places, values = cooccurrence_rows(block, top, options)
+    for _, places, values in cooccurrence_blocks(histories, top, options):
         sums += np.bincount(places, weights=values, minlength=cells)
         had_by += np.bincount(places, minlength=cells)
     return popularity, top, np.where(had_by >= least_users, sums, 0.0)
 
 
-def _blocks(histories: PrivateHistories) -> Iterator[PrivateHistories]:
-    for first, last in histories.blocks():
-        yield histories.select(np.arange(first, last))
+def exact_transition(triangle: Floats, popularity: Floats, options: StatisticsSection) -> Floats:
+    """``transition_matrix`` of sums without noise, of which there is nothing to cut off."""
+    whole = options.model_copy(update={"rank": 0})
+    return transition_matrix(triangle, popularity, 0.0, 0.0, whole)

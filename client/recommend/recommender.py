@@ -22,7 +22,7 @@ from client.recommend.reasons import TargetsOf, history_reasons, word_reasons
 from client.recommend.rerank import diversified, pool_size
 from client.recommend.search import ItemIndex
 from shared.catalogue import Catalogue
-from shared.encoder import TextEncoder, Vectors
+from shared.encoder import TextEncoder, Vectors, centred
 from shared.errors import ConfigError, DataError
 from shared.histories import PrivateHistories
 from shared.ratings import mean_ratings, predicted_ratings
@@ -201,9 +201,7 @@ class Recommender:
 
     def text_vectors(self, texts: Sequence[str]) -> Vectors:
         """Texts in the space of the item vectors, ``[texts, dim] float32``; nothing is kept."""
-        shifted = self.encoder.encode(texts) - self.text_mean
-        norms = np.linalg.norm(shifted, axis=1, keepdims=True)
-        return np.asarray(shifted / np.maximum(norms, 1e-12), dtype=np.float32)
+        return centred(self.encoder.encode(texts), self.text_mean)
 
     @cached_property
     def attributes(self) -> Attributes:

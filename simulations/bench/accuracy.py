@@ -121,10 +121,7 @@ def measure(
         split = world.test if part == "test" else world.validation
         for method in baselines:
             told(LABELS[method])
-            worlds = [world]
-            if method == "by_itself":
-                worlds = [drawn_world(config, world.dataset, seed) for seed in range(seeds)]
-            found = [baseline(one, method, split) for one in worlds]
+            found = baseline_draws(world, method, split, seeds)
             fitted[method, "whole"] = found
             rows.append(_row(world, config, method, "whole", Setting("none", None), found, []))
         for setting in settings:
@@ -172,7 +169,7 @@ def draw(
     Yields:
         ``(method, part of the budget)``, its evaluation, and that of the cold targets in it.
     """
-    world = drawn_world(setting.configure(config, seed), dataset, seed)
+    world = _drawn_world(setting.configure(config, seed), dataset, seed)
     drawn = world.config
     alone = with_sections(drawn, training={"rounds": 0})
     outcome = federate(world, alone, folder / "statistics", f"statistics-{seed}")
@@ -194,7 +191,15 @@ def draw(
         yield (method, budget), found, cold_slice(world, found, scores)
 
 
-def drawn_world(config: Config, dataset: Dataset, seed: int) -> World:
+def baseline_draws(world: World, method: str, split: Split, seeds: int) -> list[Evaluation]:
+    """A baseline's evaluations: one a draw where it matters who holds which users, else one."""
+    worlds = [world]
+    if method == "by_itself":
+        worlds = [_drawn_world(world.config, world.dataset, seed) for seed in range(seeds)]
+    return [baseline(one, method, split) for one in worlds]
+
+
+def _drawn_world(config: Config, dataset: Dataset, seed: int) -> World:
     """The data of all draws is the same; only who holds which users is drawn anew.
 
     Own pairs have the weight that is configured, or ``OWN_COOCCURRENCE`` where none is.

@@ -5,17 +5,15 @@ somebody who wants this item might say, and no more than many items have.
 """
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
 from shared.catalogue import Catalogue
-from shared.encoder import Vectors, encode_texts
+from shared.encoder import Vectors, centred, encode_texts
 from shared.metrics import Evaluation
 from shared.models import LoadedModel
-from shared.ranking import FindTargets, evaluate_targets
+from shared.ranking import evaluate_targets
 from shared.scoring import Blend, Ints, Scorer, Targets
-from shared.splits import Split
 from simulations.methods import federated
 from simulations.world import World
 
@@ -38,7 +36,10 @@ def rank_asked(world: World, scorer: Scorer) -> dict[str, Evaluation]:
         ("texts", replace(usual, adapter=0.0)),
         ("federation", usual),
     ):
-        find: FindTargets = partial(_targets, scorer, part, needs, blend)
+
+        def find(users: Ints, blend: Blend = blend) -> Targets:
+            return scorer.targets(part.history, users, needs[users], blend)
+
         cutoff = world.config.evaluation.cutoff
         found[method] = evaluate_targets(find, scorer.item_side, part, cutoff)
     return found
@@ -64,36 +65,12 @@ def need_vectors(catalogue: Catalogue, target: Ints, loaded: LoadedModel) -> Vec
     result = np.zeros((len(words), items.shape[1]), dtype=np.float32)
     if not distinct:
         return result
-    vectors = encode_texts(distinct, loaded.encoder, loaded.runtime) - items.mean(axis=0)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    raw = encode_texts(distinct, loaded.encoder, loaded.runtime)
+    vectors = centred(raw, items.mean(axis=0))
     row = {text: place for place, text in enumerate(distinct)}
     said = [user for user, text in enumerate(words) if text]
     result[said] = vectors[[row[words[user]] for user in said]]
     return result
-
-
-def _targets(scorer: Scorer, part: Split, needs: Vectors, blend: Blend, users: Ints) -> Targets:
-    """What users with a need each look for."""
-    states = scorer.states(part.history, users) if blend.adapter else None
-    each = [
-        scorer.targets(
-            part.history,
-            np.array([user]),
-            needs[user],
-            blend,
-            None if states is None else states[[row]],
-        )
-        for row, user in enumerate(users)
-    ]
-    return Targets(
-        np.concatenate([one.prior for one in each]),
-        np.concatenate([one.reach for one in each]),
-        {
-            name: np.concatenate([one.directions[name] for one in each])
-            for name in each[0].directions
-        },
-        {name: np.concatenate([one.offsets[name] for one in each]) for name in each[0].offsets},
-    )
 
 
 def _number(text: str) -> bool:

@@ -14,9 +14,9 @@ import numpy as np
 
 from shared.config import Config
 from shared.metrics import Evaluation, over_draws
-from simulations.bench.accuracy import draw, drawn_world
+from simulations.bench.accuracy import baseline_draws, draw
 from simulations.bench.settings import Setting
-from simulations.methods import LABELS, baseline
+from simulations.methods import LABELS
 from simulations.variants import with_sections
 from simulations.world import build_world, fewer
 
@@ -77,11 +77,8 @@ def measure(
         with tempfile.TemporaryDirectory() as scratch:
             world = fewer(build_world(sized, Path(scratch)), count, config.run.seed)
             found: dict[tuple[str, str], list[Evaluation]] = {
-                ("popularity", "whole"): [baseline(world, "popularity", world.test)],
-                ("by_itself", "whole"): [
-                    baseline(drawn_world(sized, world.dataset, seed), "by_itself", world.test)
-                    for seed in range(seeds)
-                ],
+                (method, "whole"): baseline_draws(world, method, world.test, seeds)
+                for method in ("popularity", "by_itself")
             }
             for seed in range(seeds):
                 told(f"{count:,} users, draw {seed + 1} of {seeds}")

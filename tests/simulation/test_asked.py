@@ -9,7 +9,7 @@ import pytest
 from shared.config import Config
 from shared.scoring import Scorer
 from shared.statistics import Floats, Statistics
-from simulations.bench.asked import _targets, need_vectors, rank_asked, words_of
+from simulations.bench.asked import need_vectors, rank_asked, words_of
 from simulations.world import World, build_world
 
 MakeConfig = Callable[..., Config]
@@ -57,7 +57,7 @@ def test_each_user_is_ranked_by_the_own_need(world: World, scorer: Scorer) -> No
     random = np.random.default_rng(0)
     needs = random.standard_normal((40, world.vectors.shape[1])).astype(np.float32)
     blend, part = scorer.blend(), world.test
-    targets = _targets(scorer, part, needs, blend, users)
+    targets = scorer.targets(part.history, users, needs[users], blend)
     places = np.arange(world.items)
     together: Floats = np.sum(list(scorer.parts(targets, places).values()), axis=0)
     for row, user in enumerate(users):
