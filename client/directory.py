@@ -20,7 +20,7 @@ from client.settings import AgentSettings, settings_path
 from client.trainer import Trainable
 from shared.catalogue import Catalogue
 from shared.config import Config, from_run_config
-from shared.encoder import Vectors, centred, encode_texts
+from shared.encoder import Vectors, encode_texts
 from shared.errors import RunError
 from shared.files import atomic_path, organisations_directory, run_directory, write_json
 from shared.histories import PrivateHistories
@@ -31,6 +31,7 @@ from shared.policy import Policy
 from shared.sections import to_toml
 from shared.splits import split
 from shared.stages import stage
+from shared.text_space import TextSpace
 from shared.tolerance import check_tolerance, least_participants, noise_share
 
 _agents: dict[Path, Agent] = {}
@@ -296,7 +297,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def item_vectors(catalogue: Catalogue, loaded: LoadedModel) -> Vectors:
-    """Centred vectors of a catalogue, computed once for all organisations that share it."""
+    """Vectors of a catalogue in its ``TextSpace``, computed once for all that share it."""
     return _vectors(catalogue.texts, loaded)
 
 
@@ -310,7 +311,8 @@ def _vectors(texts: tuple[str, ...], loaded: LoadedModel) -> Vectors:
     if key not in _vector_cache:
         _vector_cache.clear()
         with stage("vectors"):
-            _vector_cache[key] = centred(encode_texts(texts, loaded.encoder, loaded.runtime))
+            raw = encode_texts(texts, loaded.encoder, loaded.runtime)
+            _vector_cache[key] = TextSpace.of(raw).place(raw)
     return _vector_cache[key]
 
 

@@ -23,7 +23,7 @@ class Resources:
 
     Attributes:
         trainable: the user model under hooks; each training loads its adapter first.
-        vectors: ``[items, dim]`` centred item vectors of this organisation's catalogue.
+        vectors: ``[items, dim]`` item vectors of this organisation's catalogue.
         model_sha256: hash over base weights and frozen adapter factors.
         base_sha256: hash of the base's weights.
     """

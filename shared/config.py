@@ -290,12 +290,20 @@ class ServerSection(Section):
 class FusionSection(Section):
     """Late fusion at scoring: log P + statistics + adapter."""
 
-    adapter_weight: float = Field(0.4, ge=0.0, description="Weight of the user model's scores.")
+    adapter_weight: float = Field(
+        0.4, ge=0.0, description="Weight of the user model's scores, at most."
+    )
     content_weight: float = Field(
-        0.8, ge=0.0, description="Weight of the likeness to the texts of a user's history."
+        0.8, ge=0.0, description="Weight of the likeness to the texts of a history, at most."
     )
     content_decay: Share = Field(0.8, description="Weight of a history item's text, a step back.")
     need_weight: float = Field(1.0, ge=0.0, description="Weight of a stated need's score.")
+    weight_per_lift: float = Field(
+        8.0,
+        ge=0.0,
+        description="Texts and user model weigh this times the share, above 0.04, by which "
+        "released pairs are more frequent for a deviation more of likeness; 0: the most, always.",
+    )
 
 
 class PersonalisationSection(Section):

@@ -82,16 +82,15 @@ def _keep(store: sqlite3.Connection, keys: Sequence[bytes], vectors: Vectors) ->
         )
 
 
-def centred(vectors: Vectors, mean: Vectors | None = None) -> Vectors:
-    """Subtract the catalogue's mean and renormalise: raw vectors share most of their direction.
+def centred(vectors: Vectors) -> Vectors:
+    """Subtract the mean and renormalise: raw vectors share most of their direction."""
+    return unit_rows(vectors - vectors.mean(axis=0))
 
-    Args:
-        vectors: ``[texts, dim]`` as they come from the encoder.
-        mean: ``[dim]`` of the public catalogue's; None where ``vectors`` are the catalogue's own.
-    """
-    shifted = vectors - (vectors.mean(axis=0) if mean is None else mean)
-    norms = np.linalg.norm(shifted, axis=1, keepdims=True)
-    return np.asarray(shifted / np.maximum(norms, 1e-12), dtype=np.float32)
+
+def unit_rows(vectors: Vectors) -> Vectors:
+    """Rows of norm 1; a row of zeros stays one."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
 
 
 def _lookup(store: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Vectors]:

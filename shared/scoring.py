@@ -1,5 +1,8 @@
 """Late fusion at scoring: log P, G, the adapter, item texts and a stated need, each with a weight.
 
+The weights of adapter and texts are upper limits: a part whose likenesses the released pairs do not
+bear out counts less, or nothing (``shared.evidence``).
+
 Every part but G is linear in an item's vector, up to what all items share. So a user's score of the
 whole catalogue is one product with one vector, and a part's mean and deviation over the catalogue,
 by which it is standardised, follow from the catalogue's own mean and second moment. G is
@@ -8,7 +11,7 @@ standardised over the items that it covers and says nothing, 0, of others.
 
 import copy
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +23,8 @@ import torch
 from shared.adapters import Arrays, load_arrays, peft_model
 from shared.config import Config
 from shared.devices import Runtime
-from shared.encoder import Vectors
+from shared.encoder import Vectors, unit_rows
+from shared.evidence import borne_out, pair_lift
 from shared.histories import PrivateHistories
 from shared.statistics import Floats, Statistics, decayed_context
 from shared.user_model import UserModel, item_tensor, last_hidden, pad_windows
@@ -139,13 +143,14 @@ class Scorer:
     Attributes:
         config: weights, window, decay.
         statistics: delivered by the federation.
-        vectors: ``[items, dim]`` centred item vectors.
+        vectors: ``[items, dim]`` item vectors.
         adapter: delivered arrays, or None for the statistics alone.
         model: holds the adapter while scoring; None where there is none.
         runtime: device and precision.
         reliability: share of signal in the adapter, in [0, 1]. It shrinks the adapter towards a
             warm start, which ranks well by itself.
         merged: whether the adapter is part of the model's weights.
+        weights: of the parts; None: by the configuration and what the statistics bear out.
     """
 
     config: Config
@@ -156,6 +161,7 @@ class Scorer:
     runtime: Runtime | None = None
     reliability: float = 1.0
     merged: bool = False
+    weights: Blend | None = None
 
     @property
     def item_side(self) -> ItemSide:
@@ -177,19 +183,36 @@ class Scorer:
             # What a client keeps beside the model to train it stays with the original.
             own = copy.deepcopy(self.model, {id(self.model.companion): None})
         own.backbone = peft_model(own).merge_and_unload()
-        return replace(self, model=own.eval(), merged=True)
+        return replace(self, model=own.eval(), merged=True, weights=self.blend())
 
     def blend(self) -> Blend:
-        """The weights of the hybrid score, as configured."""
+        """The weights of the hybrid score: as configured, or what evidence leaves of them."""
+        if self.weights is not None:
+            return self.weights
         fusion = self.config.fusion
-        adapter = 0.0 if self.adapter is None else fusion.adapter_weight
-        return Blend(
-            1.0,
-            self.config.statistics.weight,
-            adapter,
-            fusion.content_weight,
-            fusion.need_weight,
-        )
+        adapter, content = 0.0, 0.0
+        if self.adapter is not None and fusion.adapter_weight:
+            adapter = borne_out(fusion.adapter_weight, self.lift_of_adapter, fusion.weight_per_lift)
+        if fusion.content_weight:
+            content = borne_out(fusion.content_weight, self.lift_of_texts, fusion.weight_per_lift)
+        return Blend(1.0, self.config.statistics.weight, adapter, content, fusion.need_weight)
+
+    @cached_property
+    def lift_of_texts(self) -> float:
+        """By what share pairs of G are more frequent for a deviation more likeness of texts."""
+        vectors = self.vectors[self.statistics.top]
+        return self._lift(vectors, vectors)
+
+    @cached_property
+    def lift_of_adapter(self) -> float:
+        """The same for what the user model says after one item alone."""
+        top = self.statistics.top
+        states = unit_rows(self._read(len(top), lambda place: top[place : place + 1]))
+        return self._lift(states, self.vectors[top])
+
+    def _lift(self, left: Vectors, right: Vectors) -> float:
+        likeness = np.asarray(left @ right.T, dtype=np.float32)
+        return pair_lift(self.statistics, self.config.statistics, likeness)
 
     def fused(
         self,
@@ -273,18 +296,24 @@ class Scorer:
 
     def hidden(self, histories: PrivateHistories, users: Ints) -> Scores:
         """The user model's state after each history, ``[users, dim] float32``; 0 without one."""
+        result = np.zeros((len(users), self.vectors.shape[1]), dtype=np.float32)
+        known = np.flatnonzero(histories.lengths[users] > 0)
+        result[known] = self._read(len(known), lambda row: histories.row(int(users[known[row]])))
+        return result
+
+    def _read(self, rows: int, row: Callable[[int], Ints]) -> Scores:
+        """The user model's state after the last item of each row, ``[rows, dim] float32``."""
         model, runtime = self.model, self.runtime
         assert model is not None
         assert runtime is not None
-        result = np.zeros((len(users), self.vectors.shape[1]), dtype=np.float32)
-        known = np.flatnonzero(histories.lengths[users] > 0)
+        result = np.zeros((rows, self.vectors.shape[1]), dtype=np.float32)
         with nullcontext() if self.merged else _model_in_use:
             if not self.merged:
                 load_arrays(model, self._shrunk())
-            for start in range(0, len(known), ROWS_PER_PASS):
-                part = known[start : start + ROWS_PER_PASS]
-                rows = [histories.row(int(u)) for u in users[part]]
-                result[part] = self._pass(model, runtime, rows)
+            for start in range(0, rows, ROWS_PER_PASS):
+                stop = min(rows, start + ROWS_PER_PASS)
+                windows = [row(place) for place in range(start, stop)]
+                result[start:stop] = self._pass(model, runtime, windows)
         return result
 
     def _shrunk(self) -> Arrays:
@@ -312,11 +341,8 @@ class Scorer:
 
     def states(self, histories: PrivateHistories, users: Ints) -> Scores:
         """Directions whose products with item vectors are the user model's scores."""
-        hidden = self.hidden(histories, users)
-        norms = np.linalg.norm(hidden, axis=1, keepdims=True)
-        return np.asarray(
-            hidden / np.maximum(norms, 1e-12) / self.config.model.temperature, dtype=np.float32
-        )
+        directions = unit_rows(self.hidden(histories, users))
+        return np.asarray(directions / self.config.model.temperature, dtype=np.float32)
 
     def _reach(self, histories: PrivateHistories, users: Ints, weight: float) -> Floats:
         """The decayed history times G, standardised over the items that G covers.

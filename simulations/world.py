@@ -74,7 +74,7 @@ class World:
 
     @cached_property
     def vectors(self) -> Vectors:
-        """Centred item vectors."""
+        """Item vectors."""
         return item_vectors(self.dataset.catalogue, self.loaded)
 
     def identity(self, number: int) -> Identity:

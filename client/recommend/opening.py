@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.numpy import load_file
 
 from client.data.store import read_store
@@ -20,12 +19,13 @@ from shared.adapters import load_adapter
 from shared.catalogue import Catalogue
 from shared.config import Config
 from shared.delivery import DELIVERY, statistics_from_arrays
-from shared.encoder import TextEncoder, Vectors, centred, encode_texts
+from shared.encoder import TextEncoder, Vectors, encode_texts
 from shared.errors import RunError
 from shared.histories import PrivateHistories
 from shared.models import LoadedModel, load_model
 from shared.scoring import Scorer
 from shared.settings import adopt
+from shared.text_space import TextSpace
 
 STORE = "histories.duckdb"
 STATISTICS = "delivered/statistics.safetensors"
@@ -40,7 +40,7 @@ class _Data:
     catalogue: Catalogue
     histories: PrivateHistories
     vectors: Vectors
-    text_mean: Vectors
+    text_space: TextSpace
     encoder: TextEncoder
 
 
@@ -106,7 +106,7 @@ class Opener:
             data.histories,
             scorer.with_merged_adapter(),
             data.encoder,
-            data.text_mean,
+            data.text_space,
             delivery,
             delivered=delivered_statistics,
         )
@@ -122,11 +122,12 @@ class Opener:
         if self._data is None or key != self._key:
             catalogue, histories = read_store(store)
             raw = encode_texts(catalogue.texts, loaded.encoder, loaded.runtime)
+            space = TextSpace.of(raw)
             self._data = _Data(
                 catalogue,
                 histories,
-                centred(raw),
-                np.asarray(raw.mean(axis=0), dtype=np.float32),
+                space.place(raw),
+                space,
                 TextEncoder(loaded.encoder, loaded.runtime),
             )
             self._key = key

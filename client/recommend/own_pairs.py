@@ -52,7 +52,9 @@ def with_own_pairs(scorer: Scorer, histories: PrivateHistories) -> Scorer:
     ):
         at = np.searchsorted(top, places)
         joined[np.ix_(at, at)] += weight * part
-    return replace(scorer, statistics=Statistics(delivered.log_popularity, top, joined))
+    statistics = Statistics(delivered.log_popularity, top, joined)
+    # How much the other parts weigh stays what the released statistics say of them.
+    return replace(scorer, statistics=statistics, weights=scorer.blend())
 
 
 def own_sums(

@@ -22,12 +22,13 @@ from client.recommend.reasons import TargetsOf, history_reasons, word_reasons
 from client.recommend.rerank import diversified, pool_size
 from client.recommend.search import ItemIndex
 from shared.catalogue import Catalogue
-from shared.encoder import TextEncoder, Vectors, centred
+from shared.encoder import TextEncoder, Vectors
 from shared.errors import ConfigError, DataError
 from shared.histories import PrivateHistories
 from shared.ratings import mean_ratings, predicted_ratings
 from shared.scoring import Blend, Ints, Scorer, Scores, Targets
 from shared.statistics import Statistics
+from shared.text_space import TextSpace
 from shared.user_model import rating_scale
 
 # Of users whose states are kept: some 150 MB at 384 dimensions.
@@ -48,7 +49,7 @@ class Recommender:
         histories: its users' whole histories. Private.
         scorer: with what the federation delivered.
         encoder: for texts that nobody may keep.
-        text_mean: ``[dim]`` mean of the catalogue's vectors before centring.
+        text_space: of the catalogue, in which the vectors of a need are placed.
         delivery: what the federation delivered.
         generate: ranks by titles that a language model writes; None where there is none.
         delivered: the federation's own statistics, where ``scorer`` has the organisation's pairs in
@@ -60,7 +61,7 @@ class Recommender:
     histories: PrivateHistories
     scorer: Scorer
     encoder: TextEncoder
-    text_mean: Vectors
+    text_space: TextSpace
     delivery: Delivery
     generate: Generate | None = None
     delivered: Statistics | None = None
@@ -201,7 +202,7 @@ class Recommender:
 
     def text_vectors(self, texts: Sequence[str]) -> Vectors:
         """Texts in the space of the item vectors, ``[texts, dim] float32``; nothing is kept."""
-        return centred(self.encoder.encode(texts), self.text_mean)
+        return self.text_space.place(self.encoder.encode(texts))
 
     @cached_property
     def attributes(self) -> Attributes:

@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 
 from shared.catalogue import Catalogue
-from shared.encoder import Vectors, centred, encode_texts
+from shared.encoder import Vectors, encode_texts
 from shared.metrics import Evaluation
 from shared.models import LoadedModel
 from shared.ranking import evaluate_targets
 from shared.scoring import Blend, Ints, Scorer, Targets
+from shared.text_space import TextSpace
 from simulations.methods import federated
 from simulations.world import World
 
@@ -66,7 +67,7 @@ def need_vectors(catalogue: Catalogue, target: Ints, loaded: LoadedModel) -> Vec
     if not distinct:
         return result
     raw = encode_texts(distinct, loaded.encoder, loaded.runtime)
-    vectors = centred(raw, items.mean(axis=0))
+    vectors = TextSpace.of(items).place(raw)
     row = {text: place for place, text in enumerate(distinct)}
     said = [user for user, text in enumerate(words) if text]
     result[said] = vectors[[row[words[user]] for user in said]]

@@ -15,6 +15,7 @@ from shared.encoder import TextEncoder, encode_texts
 from shared.metrics import Evaluation, paired_bootstrap
 from shared.scoring import Ints, Scorer, Scores
 from shared.splits import NO_TARGET, Split
+from shared.text_space import TextSpace
 from simulations.federate import federate, outcome_scorer
 from simulations.world import World, build_world
 
@@ -106,7 +107,7 @@ def recommender_of(world: World, scorer: Scorer, split: Split) -> Recommender:
         split.history,
         scorer.with_merged_adapter(),
         TextEncoder(loaded.encoder, loaded.runtime),
-        np.asarray(raw.mean(axis=0), dtype=np.float32),
+        TextSpace.of(raw),
         Delivery("lists", 0, scorer.adapter is not None, ""),
     )
 

@@ -10,11 +10,12 @@ from client.recommend.recommender import Recommender
 from shared.adapters import adapter_arrays
 from shared.catalogue import Catalogue
 from shared.config import Config, parse_config
-from shared.encoder import TextEncoder, centred, encode_texts
+from shared.encoder import TextEncoder, encode_texts
 from shared.histories import PrivateHistories
 from shared.models import load_model
 from shared.scoring import Scorer
 from shared.statistics import Statistics
+from shared.text_space import TextSpace
 
 GENRES = ("Horror, Mystery", "Romance, Comedy", "Science Fiction")
 TITLES = (
@@ -119,18 +120,18 @@ def make_recommender(
         adapted: bool = True,
     ) -> Recommender:
         raw = encode_texts(catalogue.texts, loaded.encoder, loaded.runtime)
+        space = TextSpace.of(raw)
         scorer = Scorer(
             settings,
             statistics,
-            centred(raw),
+            space.place(raw),
             adapter if adapted else None,
             loaded.model,
             loaded.runtime,
         )
         delivery = Delivery("run", 3, adapted, "stamp")
-        mean = raw.mean(axis=0)
         return Recommender(
-            "House", catalogue, histories, scorer.with_merged_adapter(), encoder, mean, delivery
+            "House", catalogue, histories, scorer.with_merged_adapter(), encoder, space, delivery
         )
 
     return make

@@ -16,7 +16,7 @@ from simulations.world import World
 MakeConfig = Callable[..., Config]
 
 RELIABILITY = 0.4
-WEIGHTS = {"adapter_weight": 0.7, "need_weight": 2.0, "content_weight": 0.0}
+WEIGHTS = {"adapter_weight": 0.7, "need_weight": 2.0, "content_weight": 0.0, "weight_per_lift": 0.0}
 
 
 @pytest.fixture(scope="module")
