@@ -184,6 +184,21 @@ class ComparisonRecord(Line):
     high: float
 
 
+class WeightRecord(Line):
+    """What one part of the score weighs after a run.
+
+    ``most`` is the weight as configured; ``lift`` is the share by which released pairs are more
+    frequent for a deviation more of the part's likenesses, None where nothing can be told.
+    """
+
+    event: Literal["weight"] = "weight"
+    run: RunName
+    part: Literal["texts", "user_model"]
+    weight: Size
+    most: Size
+    lift: float | None
+
+
 class ReleaseSummary(Line):
     """A kind of release that left an organisation ``times`` times; ``bytes`` is their sum.
 
@@ -249,6 +264,7 @@ Record = (
     | PrivateEvaluationRecord
     | RatingRecord
     | ComparisonRecord
+    | WeightRecord
     | OrganisationRecord
     | ExampleRecord
     | TimingRecord

@@ -27,6 +27,7 @@ from simulations.records import (
     RoundRecord,
     RunName,
     TimingRecord,
+    WeightRecord,
     read_records,
 )
 from simulations.timing import GROUPS, REST, grouped, stage_shares, timed_rounds
@@ -42,6 +43,8 @@ FILTERS = (
     "seconds",
     "short_seconds",
     "compared",
+    "part",
+    "lift",
     "release",
     "rating_protection",
     "sums",
@@ -160,6 +163,7 @@ def _context(records: Sequence[Record], cutoff: int) -> dict[str, object]:
         "methods": methods,
         "comparisons": _latest(records, ComparisonRecord, lambda r: (r.a, r.b, r.metric)),
         "ratings": _latest(records, RatingRecord, lambda r: (r.method, r.epsilon, r.noise)),
+        "weights": _latest(records, WeightRecord, lambda r: (r.run, r.part)),
         "results_chart": _results_chart(methods, cutoff),
         "rounds": _rounds(records),
         "rounds_chart": _rounds_chart(records, cutoff, guarantee),

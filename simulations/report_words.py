@@ -5,6 +5,7 @@ from simulations.records import DatasetRecord, GuaranteeRecord, RatingRecord, Re
 
 FEDERATED = ("statistics", "texts", "adapter", "federation", "personalised")
 OWN_WORDS = "own histories without noise"
+PART_WORDS = {"texts": "Likeness of texts", "user_model": "User model"}
 SUM_WORDS = {
     ("own", "plain"): "",
     ("own", "secure"): ", secure sums",
@@ -78,6 +79,18 @@ def _row_text(record: ResultRecord | RatingRecord) -> str:
         how = SUM_WORDS[record.noise, record.aggregation]
         return f"ε = {epsilon_text(record.epsilon)}{how}"
     return "none: no noise" if record.noise == "none" else "none: noise can be repeated"
+
+
+def part_text(part: str) -> str:
+    """A part of the score in words."""
+    return PART_WORDS[part]
+
+
+def lift_text(lift: float | None) -> str:
+    """How far released pairs bear out a part's likenesses, in words."""
+    if lift is None:
+        return "no released pairs to judge by"
+    return f"pairs {lift:+.0%} for a deviation more of its likeness"
 
 
 def compared_text(name: str) -> str:

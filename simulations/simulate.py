@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 import numpy as np
@@ -34,6 +35,7 @@ from simulations.tables import (
     print_ratings,
     print_results,
     print_stages,
+    print_weights,
 )
 from simulations.timing import stage_shares, timed_rounds
 from simulations.variants import with_sections
@@ -87,12 +89,16 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
                 ratings = rating_lines(world, config, runs)
     for result in results:
         records.append_record(path, result_record(result, config, private.plan))
+    weights = weight_records(world, config, private, "private")
+    if twin is not None:
+        weights += weight_records(world, without_noise(config), twin, "noise_free")
     organisations = organisation_records(directory, config, len(world.organisations))
     examples = example_records(world, config, private)
     timings = [records.TimingRecord(stage=k, seconds=v) for k, v in screen.timings.items()]
     last: list[records.Record] = [
         *ratings,
         *comparisons(results, config),
+        *weights,
         *organisations,
         *examples,
         *timings,
@@ -101,6 +107,7 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
         records.append_record(path, record)
     report = write_report(directory)
     print_results(console, results, config)
+    print_weights(console, weights)
     if config.model.rating_weight:
         print_ratings(console, ratings)
     if told is not None:
@@ -247,6 +254,29 @@ def comparisons(results: list[Result], config: Config) -> list[records.Compariso
             )
         )
     return made
+
+
+def weight_records(
+    world: World, config: Config, outcome: Outcome, run: records.RunName
+) -> list[records.WeightRecord]:
+    """What texts and, where there is one, the user model weigh in the scores of a run."""
+    scorer, fusion = outcome_scorer(world, config, outcome), config.fusion
+    blend = scorer.blend()
+    parts: list[tuple[Literal["texts", "user_model"], float, float, float]] = []
+    if fusion.content_weight:
+        parts.append(("texts", blend.content, fusion.content_weight, scorer.lift_of_texts))
+    if fusion.adapter_weight and scorer.adapter is not None:
+        parts.append(("user_model", blend.adapter, fusion.adapter_weight, scorer.lift_of_adapter))
+    return [
+        records.WeightRecord(
+            run=run,
+            part=part,
+            weight=weight,
+            most=most,
+            lift=None if math.isnan(lift) else lift,
+        )
+        for part, weight, most, lift in parts
+    ]
 
 
 def organisation_records(

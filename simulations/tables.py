@@ -14,8 +14,9 @@ from simulations.records import (
     OrganisationRecord,
     PrivateEvaluationRecord,
     RatingRecord,
+    WeightRecord,
 )
-from simulations.report_words import FEDERATED, OWN_WORDS
+from simulations.report_words import FEDERATED, OWN_WORDS, lift_text, part_text
 from simulations.timing import StageShare
 
 NOISE_WORDS = {
@@ -48,6 +49,17 @@ def print_results(console: Console, results: Sequence[Result], config: Config) -
         "  ± one standard error over users. The figures are exact: in a simulation the researcher\n"
         "  holds all data; they are outside the guarantee."
     )
+
+
+def print_weights(console: Console, weights: Sequence[WeightRecord]) -> None:
+    """What texts and user model of the private run weigh, and why where it is not all they may."""
+    for record in weights:
+        if record.run != "private":
+            continue
+        part, weight = part_text(record.part), f"{record.weight:.2f} of at most {record.most:.2f}"
+        line = f"  {part} weighs {weight}: {lift_text(record.lift)}"
+        less = record.weight < record.most
+        console.print(f"[yellow]{line}[/yellow]" if less else line)
 
 
 def privacy_words(result: Result) -> str:

@@ -17,6 +17,7 @@ from simulations.records import (
     ReleaseSummary,
     RoundRecord,
     TimingRecord,
+    WeightRecord,
     append_record,
     read_records,
 )
@@ -29,6 +30,7 @@ RECORDS: list[Record] = [
         run="private", round=1, rounds=2, epsilon=1.5, seconds=0.1, update_norm=0.2, replies=1
     ),
     ComparisonRecord(a="federation", b="statistics", metric="ndcg", mean=0.1, low=-0.1, high=0.3),
+    WeightRecord(run="private", part="texts", weight=0.4, most=0.8, lift=None),
     OrganisationRecord(
         name="org-1",
         declared_users=2,

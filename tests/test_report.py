@@ -26,6 +26,7 @@ from simulations.records import (
     ResultRecord,
     RoundRecord,
     TimingRecord,
+    WeightRecord,
     append_record,
 )
 from simulations.report import MOST_BARS, write_report
@@ -153,6 +154,9 @@ def _all_records() -> list[Record]:
             low=-0.00111,
             high=0.00921,
         ),
+        WeightRecord(run="private", part="texts", weight=0.8, most=0.8, lift=0.394),
+        WeightRecord(run="private", part="user_model", weight=0.1, most=0.4, lift=-0.0123),
+        WeightRecord(run="noise_free", part="texts", weight=0.8, most=0.8, lift=None),
         _organisation("org-1"),
         _organisation("org-2"),
         *[_example(str(user)) for user in range(196, 200)],
@@ -245,7 +249,7 @@ def test_the_page_is_well_formed_and_every_table_has_a_caption(whole: str) -> No
     balance.feed(whole)
     assert whole.startswith('<!DOCTYPE html>\n<html lang="en">')
     assert (balance.wrong, balance.stack) == ([], [])
-    assert balance.tables == balance.captions == 7
+    assert balance.tables == balance.captions == 8
 
 
 def test_nothing_is_loaded_from_elsewhere(whole: str) -> None:
@@ -411,6 +415,7 @@ def test_a_run_without_records_still_has_a_report(tmp_path: Path) -> None:
         ("evaluation", "Validation NDCG"),
         ("result", "Popularity none"),
         ("comparison", "paired bootstrap"),
+        ("weight", "User model private 0.10 0.40 pairs -1% for a deviation"),
         ("organisation", "Declared users"),
         ("example", "what is recommended"),
         ("round", "Inside a round"),
