@@ -217,6 +217,7 @@ def describe(
     writer: options.Writer = "",
 ) -> None:
     """Say in words what a user's history is about and why items are recommended."""
+    from client.recommend.listing import say_what_counts
     from client.recommend.opening import open_delivered
     from client.serving.command import loader
     from client.serving.language import Language
@@ -234,6 +235,7 @@ def describe(
                 f"({told['retried']} at the second try), templates {told['fallbacks']}.",
                 error=True,
             )
+    say_what_counts(Console(stderr=True), recommender)
 
 
 @client_app.command()
@@ -251,6 +253,7 @@ def recommend_all(
     from rich.progress import Progress
 
     from client.recommend.batch import recommend_all
+    from client.recommend.listing import say_what_counts
     from client.recommend.opening import open_delivered
 
     query = options.query_of(k, None, None, mode, filters, diversity, popularity_damping, seen)
@@ -261,6 +264,7 @@ def recommend_all(
             recommender, query, out, lambda done, _: progress.update(task, completed=done)
         )
     _say(f"{lines:,} lines for {len(recommender.histories):,} users are in {out}.")
+    say_what_counts(Console(stderr=True), recommender)
 
 
 def _print_outcome(outcome: Outcome, error: bool = False) -> None:

@@ -40,10 +40,10 @@ def print_recommendations(
         cells = [str(place + 1), line.title, details, f"{line.score:.2f}"]
         table.add_row(*cells, *([why[place]] if reasons else []))
     console.print(table)
-    _say_what_counts(console, recommender)
+    say_what_counts(console, recommender)
 
 
-def _say_what_counts(console: Console, recommender: Recommender) -> None:
+def say_what_counts(console: Console, recommender: Recommender) -> None:
     """Say where a list is more than the federation's guarantee speaks of."""
     if recommender.delivery.own_cooccurrence:
         console.print(

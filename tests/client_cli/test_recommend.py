@@ -74,7 +74,7 @@ def test_reasons_stand_beside_the_list(tacit: Tacit, served: Any) -> None:
 
 
 def test_own_pairs_count_where_the_organisation_says_so_and_the_list_says_it_too(
-    tacit: Tacit, served: Any
+    tacit: Tacit, served: Any, tmp_path: Path
 ) -> None:
     ask = ("client", "recommend", str(served.org), "--user", "u3")
     before = tacit(*ask)
@@ -86,6 +86,10 @@ def test_own_pairs_count_where_the_organisation_says_so_and_the_list_says_it_too
     after = tacit(*ask)
     assert "outside the federation's guarantee" in " ".join(after.out.split())
     assert LINE.findall(before.out) != LINE.findall(after.out)
+    lists = str(tmp_path / "lists.parquet")
+    for command, *more in (("recommend-all", "--out", lists), ("describe", "--user", "u3")):
+        done = tacit("client", command, str(served.org), *more)
+        assert "outside the federation's guarantee" in " ".join(done.err.split())
 
 
 def test_a_filter_that_makes_no_sense_is_refused(tacit: Tacit, served: Any) -> None:
