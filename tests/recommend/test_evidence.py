@@ -127,7 +127,10 @@ def test_own_pairs_do_not_move_the_other_weights(recommender: Recommender, score
     section = scorer.config.personalisation.model_copy(
         update={"own_cooccurrence": 50.0, "least_users": 1}
     )
-    config = scorer.config.model_copy(update={"personalisation": section})
-    personal = with_own_pairs(replace(scorer, config=config), recommender.histories)
-    assert replace(personal, weights=None).lift_of_texts != pytest.approx(scorer.lift_of_texts)
-    assert personal.blend() == scorer.blend()
+    # No weight is at its most, so that another lift would show.
+    fusion = scorer.config.fusion.model_copy(update={"weight_per_lift": 0.5})
+    config = scorer.config.model_copy(update={"personalisation": section, "fusion": fusion})
+    delivered = replace(scorer, config=config)
+    personal = with_own_pairs(delivered, recommender.histories)
+    assert replace(personal, weights=None).blend() != delivered.blend()
+    assert personal.blend() == delivered.blend()
