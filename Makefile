@@ -22,18 +22,8 @@ $(STAMP): pyproject.toml constraints.txt models.txt
 demo: $(STAMP)
 	$(BIN)/tacit simulate --set base.name=$(BASE) $(DEMO_ARGS)
 
-# Tests of the deployment wait for real clocks most of the time: the others run beside them.
-# Under job control both get the interrupts that tests send to what they start.
-test: SHELL := /bin/bash
 test: $(STAMP)
-	@set -m; \
-	$(BIN)/python -m pytest tests/deployment > $(VENV)/deployment.txt 2>&1 & beside=$$!; \
-	trap 'kill $$beside' INT TERM; \
-	status=0; $(BIN)/python -m pytest --ignore=tests/deployment || status=$$?; \
-	echo "tests/deployment, run beside them:"; \
-	wait $$beside || status=$$?; \
-	cat $(VENV)/deployment.txt; \
-	exit $$status
+	$(BIN)/python -m pytest
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
