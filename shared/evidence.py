@@ -13,7 +13,7 @@ from shared.encoder import Vectors
 from shared.statistics import Floats, Statistics
 
 # A likeness that explains no more than this counts nothing. Random likenesses of films reach 0.02,
-# where G is mostly noise 0.05, and layers that read item vectors at random 0.04.
+# where G is mostly noise 0.05, and layers of SmolLM2 that read item vectors 0.04.
 LEAST_LIFT = 0.04
 SWEEPS = 3
 # Likenesses that differ by less, beside their squares, do not differ.
