@@ -33,7 +33,8 @@ def pair_lift(statistics: Statistics, options: StatisticsSection, likeness: Vect
 
     Returns:
         0.4 for a good sentence encoder on films, 0 for a likeness that says nothing; NaN where the
-        released G holds no pairs, so that nothing can be told.
+        released G holds no pairs, so that nothing can be told, and where a likeness is not finite:
+        a broken model is not to be hidden by a weight of 0.
     """
     count = np.exp(statistics.log_popularity[statistics.top])
     pairs = statistics.transition * count[:, None] ** options.row_power
@@ -41,7 +42,7 @@ def pair_lift(statistics: Statistics, options: StatisticsSection, likeness: Vect
     expected = np.outer(count, count)
     np.fill_diagonal(expected, 0.0)
     total = pairs.sum()
-    if not total > 0.0:
+    if not total > 0.0 or not np.isfinite(likeness).all():
         return float("nan")
     expected *= total / expected.sum()
     weights = expected**2

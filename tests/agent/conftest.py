@@ -69,6 +69,8 @@ def run_values(base: Path) -> dict[str, dict[str, Any]]:
             "evaluation_share": 0.1,
         },
         "training": {"rounds": 3},
+        # Random weights say nothing of these items, and are to count nevertheless.
+        "fusion": {"weight_per_lift": 0.0},
     }
 
 

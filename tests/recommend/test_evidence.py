@@ -72,10 +72,19 @@ def test_without_pairs_nothing_can_be_told(planted: Planted, value: float) -> No
     assert np.isnan(pair_lift(none, OPTIONS, np.empty((0, 0), np.float32)))
 
 
-@pytest.mark.parametrize("likeness", [0.0, 1.0, np.nan])
+@pytest.mark.parametrize("likeness", [0.0, 1.0])
 def test_a_likeness_that_never_differs_explains_nothing(planted: Planted, likeness: float) -> None:
     statistics, _ = planted(0.3)
     assert pair_lift(statistics, OPTIONS, np.full((K, K), likeness, np.float32)) == 0.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_broken_model_keeps_its_weight_so_that_it_shows(planted: Planted, value: float) -> None:
+    statistics, likeness = planted(0.3)
+    likeness[3, 4] = value
+    lift = pair_lift(statistics, OPTIONS, likeness)
+    assert np.isnan(lift)
+    assert borne_out(0.4, lift, 8.0) == 0.4
 
 
 def test_the_weight_grows_with_the_lift_up_to_what_is_configured() -> None:

@@ -68,6 +68,8 @@ def make_config(tiny_base: Path, data: Path) -> MakeConfig:
             "base": {"name": str(tiny_base), "precision": "float32"},
             "training": {"rounds": ROUNDS},
             "evaluation": {"bootstrap_samples": 100},
+            # Random weights say nothing of these items, and are to count nevertheless.
+            "fusion": {"weight_per_lift": 0.0},
         }
         for name, table in sections.items():
             values[name] = values.get(name, {}) | table
