@@ -5,7 +5,7 @@ from simulations.records import DatasetRecord, GuaranteeRecord, RatingRecord, Re
 
 FEDERATED = ("statistics", "texts", "adapter", "federation", "personalised")
 OWN_WORDS = "own histories without noise"
-PART_WORDS = {"texts": "Likeness of texts", "user_model": "User model"}
+PART_WORDS = {"texts": "Texts", "user_model": "User model"}
 SUM_WORDS = {
     ("own", "plain"): "",
     ("own", "secure"): ", secure sums",
@@ -90,7 +90,7 @@ def lift_text(lift: float | None) -> str:
     """How far released pairs bear out a part's likenesses, in words."""
     if lift is None:
         return "no released pairs to judge by"
-    return f"pairs {lift:+.0%} for a deviation more of its likeness"
+    return f"pairs {lift:+.0%} for a deviation more of likeness"
 
 
 def compared_text(name: str) -> str:

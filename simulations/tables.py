@@ -56,8 +56,8 @@ def print_weights(console: Console, weights: Sequence[WeightRecord]) -> None:
     for record in weights:
         if record.run != "private":
             continue
-        part, weight = part_text(record.part), f"{record.weight:.2f} of at most {record.most:.2f}"
-        line = f"  {part} weighs {weight}: {lift_text(record.lift)}"
+        weight = f"weight {record.weight:.2f} of {record.most:.2f}"
+        line = f"  {part_text(record.part)}: {weight}; {lift_text(record.lift)}"
         less = record.weight < record.most
         console.print(f"[yellow]{line}[/yellow]" if less else line)
 

@@ -76,7 +76,7 @@ def read_task(folder: Path) -> Task:
 
 
 def write_items(folder: Path, texts: Sequence[str], vectors: Vectors) -> None:
-    """Write the items: texts, and the centred unit vectors that were computed from them."""
+    """Write the items: texts, and the unit vectors that were computed from them."""
     (folder / "texts.json").write_text(json.dumps(list(texts)))
     np.save(folder / "vectors.npy", vectors)
 
@@ -88,7 +88,7 @@ def read_texts(folder: Path) -> list[str]:
 
 
 def read_vectors(folder: Path) -> Vectors:
-    """``[items, dim] float32`` centred unit vectors of the items."""
+    """``[items, dim] float32`` unit vectors of the items."""
     vectors: Vectors = np.load(folder / "vectors.npy")
     return vectors
 

@@ -19,7 +19,8 @@ from opacus import PrivacyEngine
 from torch.utils.data import DataLoader, TensorDataset
 
 from shared.devices import Runtime, choose_runtime
-from shared.encoder import TextEncoder, Vectors, centred
+from shared.encoder import TextEncoder, Vectors
+from shared.text_space import TextSpace
 from shared.user_model import Rows, UserModel, build_user_model, item_tensor, row_losses
 from simulations.bench.peers.task import (
     Task,
@@ -86,7 +87,8 @@ def load_vectors(folder: Path, task: Task, runtime: Runtime, encode: bool) -> Ve
     """Item vectors, encoded from their texts, or from the file that somebody made before."""
     if not encode:
         return read_vectors(folder)
-    return centred(TextEncoder(task.base, runtime).encode(read_texts(folder)))
+    raw = TextEncoder(task.base, runtime).encode(read_texts(folder))
+    return TextSpace.of(raw).place(raw)
 
 
 def load_data(folder: Path, task: Task, organisation: int) -> TensorDataset:
