@@ -36,6 +36,8 @@ def pair_lift(statistics: Statistics, options: StatisticsSection, likeness: Vect
         released G holds no pairs, so that nothing can be told, and where a likeness is not finite:
         a broken model is not to be hidden by a weight of 0.
     """
+    # The counts as they were released, which stand in for those that G was divided by: the noise's
+    # share in them differs (``transition_matrix``, ``log_popularity``).
     count = np.exp(statistics.log_popularity[statistics.top])
     pairs = statistics.transition * count[:, None] ** options.row_power
     pairs *= count[None, :] ** options.column_power
@@ -46,9 +48,10 @@ def pair_lift(statistics: Statistics, options: StatisticsSection, likeness: Vect
         return float("nan")
     expected *= total / expected.sum()
     weights = expected**2
-    differences = _without_margins(likeness.astype(np.float64), weights)
+    wide = likeness.astype(np.float64)
+    differences = _without_margins(wide, weights)
     variance = (weights * differences**2).sum()
-    if not variance > ROUNDING * (weights * likeness.astype(np.float64) ** 2).sum():
+    if not variance > ROUNDING * (weights * wide**2).sum():
         return 0.0
     explained = ((pairs - expected) * expected * differences).sum()
     return float(explained / np.sqrt(variance * weights.sum()))

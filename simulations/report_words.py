@@ -5,7 +5,6 @@ from simulations.records import DatasetRecord, GuaranteeRecord, RatingRecord, Re
 
 FEDERATED = ("statistics", "texts", "adapter", "federation", "personalised")
 OWN_WORDS = "own histories without noise"
-PART_WORDS = {"texts": "Texts", "user_model": "User model"}
 SUM_WORDS = {
     ("own", "plain"): "",
     ("own", "secure"): ", secure sums",
@@ -82,8 +81,8 @@ def _row_text(record: ResultRecord | RatingRecord) -> str:
 
 
 def part_text(part: str) -> str:
-    """A part of the score in words."""
-    return PART_WORDS[part]
+    """A part of the score, for example ``user_model``, in words."""
+    return part.replace("_", " ").capitalize()
 
 
 def lift_text(lift: float | None) -> str:

@@ -19,7 +19,7 @@ from shared.errors import PrivacyError, RunError
 from shared.files import atomic_path, write_json
 from shared.metrics import paired_bootstrap
 from shared.plan import Noise, PrivacyPlan
-from shared.scoring import top_items
+from shared.scoring import Scorer, top_items
 from shared.sections import to_toml
 from simulations import records
 from simulations.federate import Outcome, federate, outcome_scorer
@@ -81,7 +81,10 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
             bare = without_noise(config)
             folder = directory / "noise_free"
             twin, _ = _federation(world, bare, folder, "noise_free", path, screen)
-        results = evaluate_all(world, config, private, twin, screen)
+        scorers = [(private, outcome_scorer(world, config, private))]
+        if twin is not None:
+            scorers.append((twin, outcome_scorer(world, without_noise(config), twin)))
+        results = evaluate_all(world, config, scorers, screen)
         ratings: list[records.RatingRecord] = []
         if config.model.rating_weight:
             runs = [(private, config)] + ([] if twin is None else [(twin, without_noise(config))])
@@ -89,11 +92,11 @@ def simulate(config: Config, directory: Path, console: Console, resume: bool = F
                 ratings = rating_lines(world, config, runs)
     for result in results:
         records.append_record(path, result_record(result, config, private.plan))
-    weights = weight_records(world, config, private, "private")
-    if twin is not None:
-        weights += weight_records(world, without_noise(config), twin, "noise_free")
+    weights = weight_records(scorers[0][1], "private")
+    for _, scorer in scorers[1:]:
+        weights += weight_records(scorer, "noise_free")
     organisations = organisation_records(directory, config, len(world.organisations))
-    examples = example_records(world, config, private)
+    examples = example_records(world, config, scorers[0][1])
     timings = [records.TimingRecord(stage=k, seconds=v) for k, v in screen.timings.items()]
     last: list[records.Record] = [
         *ratings,
@@ -186,7 +189,7 @@ def announce(world: World, config: Config, console: Console, path: Path) -> None
 
 
 def evaluate_all(
-    world: World, config: Config, private: Outcome, twin: Outcome | None, screen: Screen
+    world: World, config: Config, scorers: list[tuple[Outcome, Scorer]], screen: Screen
 ) -> list[Result]:
     """Every row of the final table, on the test split."""
     results = []
@@ -194,10 +197,7 @@ def evaluate_all(
         for done, method in enumerate(BASELINES):
             results.append(Result(method, None, "none", baseline(world, method, world.test)))
             stage.at(done + 1)
-        for outcome, run_config in ((private, config), (twin, without_noise(config))):
-            if outcome is None:
-                continue
-            scores = outcome_scorer(world, run_config, outcome)
+        for outcome, scores in scorers:
             for method in ("statistics", "texts", "federation", "personalised"):
                 if method == "federation" and outcome.adapter is None:
                     continue
@@ -256,12 +256,9 @@ def comparisons(results: list[Result], config: Config) -> list[records.Compariso
     return made
 
 
-def weight_records(
-    world: World, config: Config, outcome: Outcome, run: records.RunName
-) -> list[records.WeightRecord]:
+def weight_records(scorer: Scorer, run: records.RunName) -> list[records.WeightRecord]:
     """What texts and, where there is one, the user model weigh in the scores of a run."""
-    scorer, fusion = outcome_scorer(world, config, outcome), config.fusion
-    blend = scorer.blend()
+    blend, fusion = scorer.blend(), scorer.config.fusion
     parts: list[tuple[Literal["texts", "user_model"], float, float, float]] = []
     if fusion.content_weight:
         parts.append(("texts", blend.content, fusion.content_weight, scorer.lift_of_texts))
@@ -323,9 +320,8 @@ def release_summaries(ledger: Ledger) -> tuple[records.ReleaseSummary, ...]:
     )
 
 
-def example_records(world: World, config: Config, outcome: Outcome) -> list[records.ExampleRecord]:
+def example_records(world: World, config: Config, scores: Scorer) -> list[records.ExampleRecord]:
     """A few users, one of each organisation in turn, with their newest items and their list."""
-    scores = outcome_scorer(world, config, outcome)
     histories, titles = world.dataset.histories, world.dataset.catalogue.titles
     made = []
     for part in world.organisations[: config.run.examples]:
